@@ -1,0 +1,86 @@
+"""What can be done with a checkout: ``nox`` tests and checks it, ``nox -s bench`` measures it, ``nox -l`` lists the rest.
+
+Each session makes its own environment. The versions of the tools stand in pyproject.toml, in the extra ``dev``, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["tests", "lint", "types"]
+
+SUPPORTED = ("3.11", "3.12", "3.13")
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+DEVELOPMENT: list[str] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
+
+
+def runs(version: str) -> bool:
+    """Tell whether an interpreter is there and runs: pyenv leaves commands on the path for versions that are not active, and they fail."""
+    try:
+        return subprocess.run([f"python{version}", "-c", ""], capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+# nox takes a missing interpreter for an error on CI, so it is asked for those that are there; with none of them by name, for the one that runs nox.
+INTERPRETERS = [version for version in SUPPORTED if runs(version)] or None
+DEFAULT = RUNNING if INTERPRETERS is None or RUNNING in INTERPRETERS else INTERPRETERS[0]
+
+
+def tool(name: str) -> str:
+    """Return the requirement of a tool as pyproject.toml states it."""
+    return next(requirement for requirement in DEVELOPMENT if re.match(rf"{name}\b", requirement))
+
+
+@nox.session(python=INTERPRETERS)
+def tests(session: nox.Session) -> None:
+    """Run the tests: all of them on the default interpreter, those not marked slow on the others."""
+    session.install("-e", ".[dev]")
+    selection = [] if session.python in (None, DEFAULT) else ["-m", "not slow"]
+    # Two workers: the suite waits for disks and processes as much as for a core, and each worker starts processes of its own.
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *selection, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(tool("ruff"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of code and tests with mypy, and those of the examples, as a user's code, with pyright."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and report which lines and branches they miss."""
+    session.install("-e", ".[dev]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure parkit against bare LMDB and multiprocessing, and print the README's table of figures."""
+    session.install(".[dev]")
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session
+def docs_examples(session: nox.Session) -> None:
+    """Run the code blocks of README and docs, and the examples."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "tests/test_docs.py", *session.posargs)

@@ -1,0 +1,25 @@
+"""The exceptions of parkit; one tree for both faces."""
+
+from parkit_async._core.errors import (
+    CodecError,
+    ContextError,
+    NamespaceFullError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ParkitError,
+    ShutDown,
+    StoragePathError,
+    TransactionError,
+)
+
+__all__ = [
+    "CodecError",
+    "ContextError",
+    "NamespaceFullError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "ParkitError",
+    "ShutDown",
+    "StoragePathError",
+    "TransactionError",
+]

@@ -1,0 +1,1 @@
+"""Namespaces, and the transactions on them, for the blocking face."""

@@ -1,0 +1,254 @@
+"""LMDB, as parkit uses it: the only module that imports it.
+
+Decisions kept here:
+
+* The map is a large reservation of address space (the file stays as small as its content), so that a namespace whose maximum size is
+  raised, by this process or another, seldom needs a new map; a namespace's maximum is enforced by :mod:`.space`, not by the map. What
+  lies between the two is the reserve from which deletes are served in a full namespace.
+* The durability level is a property of the open environment: ``full`` syncs data and meta page at each commit, ``normal`` the data only,
+  ``off`` neither. No level uses a writable map.
+* ``lmdb.open`` itself may fail with MapResizedError while another process grows the map, so that is retried, too.
+* LMDB's own errors are translated by :func:`translate`; none escapes from parkit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import lmdb
+
+from .errors import StoragePathError, TransactionError
+
+__all__ = [
+    "FSYNCS",
+    "Engine",
+    "EngineError",
+    "MapFullError",
+    "MapResizedError",
+    "Reader",
+    "Transaction",
+    "Usage",
+    "translate",
+]
+
+EngineError = lmdb.Error
+MapFullError = lmdb.MapFullError
+MapResizedError = lmdb.MapResizedError
+
+PAGE: Final = 4096
+MAX_READERS: Final = 2048
+RESERVE: Final = 64 << 20
+"""Bytes beyond a namespace's maximum size that only deletes may use."""
+RESERVATION: Final = 64 << 30
+"""Address space asked for by default, in bytes."""
+
+FSYNCS: Final = {"full": 2, "normal": 1, "off": 0}
+"""Synchronous writes that one commit makes at each level: the data pages, and the meta page."""
+LEVELS: Final = tuple(FSYNCS)
+
+
+class Cursor(Protocol):
+    """What operations need of a cursor over the ordered keyspace."""
+
+    def set_range(self, key: bytes, /) -> bool: ...
+    def set_key(self, key: bytes, /) -> bool: ...
+    def prev(self) -> bool: ...
+    def last(self) -> bool: ...
+    def key(self) -> Any: ...
+    def value(self) -> Any: ...
+    def iternext(self, keys: bool = True, values: bool = True) -> Iterator[Any]: ...
+    def iterprev(self, keys: bool = True, values: bool = True) -> Iterator[Any]: ...
+
+
+class Transaction(Protocol):
+    """What operations need of a transaction. LMDB's own satisfies it as it is."""
+
+    def id(self) -> int: ...
+    def get(self, key: bytes, /) -> Any: ...
+    def put(self, key: bytes, value: bytes, /) -> bool: ...
+    def replace(self, key: bytes, value: bytes, /) -> Any: ...
+    def delete(self, key: bytes, /) -> bool: ...
+    def pop(self, key: bytes, /) -> Any: ...
+    def cursor(self) -> Any: ...
+    def commit(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Reader(NamedTuple):
+    """A line of the reader table: ``transaction`` is None for a slot that is not reading now."""
+
+    pid: int
+    transaction: int | None
+
+
+class Usage(NamedTuple):
+    """Pages of the file.
+
+    Attributes:
+        file: Up to the last one ever used.
+        live: In use by the last committed state.
+        last_transaction: Id of the last commit.
+    """
+
+    file: int
+    live: int
+    last_transaction: int
+
+
+class Engine:
+    """One open LMDB environment.
+
+    Args:
+        directory: Folder of the namespace; exists.
+        level: ``full``, ``normal`` or ``off``.
+        size: The namespace's maximum size in bytes; the map is larger.
+
+    Raises:
+        StoragePathError: The files are damaged, or cannot be opened.
+    """
+
+    __slots__ = ("begin", "environment", "level", "map_size")
+
+    def __init__(self, directory: Path, level: str, size: int, reservation: int = RESERVATION) -> None:
+        self.level = level
+        self.environment = _open(directory, level, max(reservation, size + RESERVE), size + RESERVE)
+        self.map_size: int = self.environment.info()["map_size"]
+        self.begin = self.environment.begin
+        try:
+            _check_complete(directory, self.environment)
+        except BaseException:
+            self.environment.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment and end its transactions. Idempotent."""
+        self.environment.close()
+
+    def begin_write(self) -> Any:
+        """Begin a write transaction. Blocks inside C while another process has one, so hold the gate."""
+        return self.environment.begin(write=True)
+
+    def begin_child(self, parent: Any) -> Any:
+        """Begin a savepoint inside a write transaction."""
+        return self.environment.begin(parent=parent, write=True)
+
+    def usage(self) -> Usage:
+        """Return how many pages the last committed state takes; about 1.3 us."""
+        info, stat = self.environment.info(), self.environment.stat()
+        live = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] + 2
+        return Usage(info["last_pgno"] + 1, live, info["last_txnid"])
+
+    @staticmethod
+    def live_pages(transaction: Any) -> int:
+        """Return how many pages the tree takes in the middle of a transaction."""
+        stat = getattr(transaction, "inner", transaction).stat()
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] + 2)
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return int(self.environment.stat()["psize"])
+
+    def readers(self) -> list[Reader]:
+        """Return the lines of the reader table."""
+        lines = []
+        for line in self.environment.readers().splitlines()[1:]:
+            fields = line.split()
+            if len(fields) >= 3:
+                lines.append(Reader(int(fields[0]), int(fields[2]) if fields[2] != "-" else None))
+        return lines
+
+    def check_readers(self) -> int:
+        """Free the reader slots of processes that died. Return how many there were."""
+        return int(self.environment.reader_check())
+
+    def sync(self) -> None:
+        """Force everything committed to disk, whatever the level."""
+        self.environment.sync(True)
+
+    def grow(self, size: int) -> None:
+        """Map at least ``size`` bytes. Ends every transaction of this process on this environment, so none may be open."""
+        self.environment.set_mapsize(max(size, self.map_size))
+        self.map_size = self.environment.info()["map_size"]
+
+    def copy(self, path: Path, *, compact: bool = False) -> None:
+        """Write a consistent copy into the folder ``path``."""
+        self.environment.copy(str(path), compact=compact)
+
+
+def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
+    map_size = reservation
+    attempts = 0
+    while True:
+        try:
+            return lmdb.open(
+                str(directory),
+                map_size=map_size,
+                max_readers=MAX_READERS,
+                sync=level != "off",
+                metasync=level == "full",
+                mode=0o600,
+                lib_version=0,
+            )
+        except lmdb.MapResizedError:
+            # Another process is growing the map between LMDB's two looks at it.
+            attempts += 1
+            if attempts > 100:
+                raise
+        except (lmdb.MemoryError, MemoryError):
+            # An address space limit (ulimit -v): be content with what the size needs.
+            if map_size <= least:
+                raise
+            map_size = max(least, map_size // 4)
+        except (lmdb.Error, OSError) as error:
+            raise StoragePathError(
+                f"cannot open the namespace's files in {str(directory)!r}: {error}. If the file system and its permissions are sound, the data file is "
+                "damaged: restore it from a backup."
+            ) from error
+
+
+def _check_complete(directory: Path, environment: Any) -> None:
+    """Refuse a file that ends before its last page: reading behind its end would kill the process (SIGBUS)."""
+    pages = environment.info()["last_pgno"] + 1
+    path = directory / "data.mdb"
+    missing = pages * environment.stat()["psize"] - os.stat(path).st_size
+    if missing <= 0:
+        return
+    # Pages that were freed in the very transaction that took them may never have been written, so only a full look tells.
+    from lmdb.verify import VerifyError, verify
+
+    try:
+        problems = verify(str(path))
+    except VerifyError as error:
+        problems = [str(error)]
+    if problems:
+        raise StoragePathError(
+            f"the data file {str(path)!r} is damaged or cut off ({missing} bytes are missing): {problems[0]}. Restore it from a backup; "
+            "nothing was changed."
+        )
+
+
+def translate(error: lmdb.Error, namespace: str, action: str) -> TransactionError:
+    """Return the exception to raise for one of LMDB's, with what was attempted and what to do."""
+    if isinstance(error, lmdb.ReadersFullError):
+        remedy = f"All {MAX_READERS} reader slots are taken: too many threads or processes hold a snapshot or an iterator open; close some."
+    elif isinstance(error, lmdb.BadTxnError):
+        remedy = "An earlier operation of the transaction failed, so it can only be rolled back; run it again."
+    elif isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
+        remedy = "The data file is damaged: restore the namespace from a backup."
+    elif isinstance(error, lmdb.DiskError) or getattr(error, "code", None) in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+        remedy = "Check that the disk has room and is sound."
+    else:
+        remedy = "Nothing was stored; the operation can be tried again."
+    return TransactionError(f"{action} in namespace {namespace!r} failed: {error}. {remedy}")
+
+
+def put_many(transaction: Any, items: Iterable[tuple[bytes, bytes]]) -> None:
+    """Store many entries in one call into C."""
+    cursor = transaction.cursor()
+    cursor.putmulti(items)
+    cursor.close()

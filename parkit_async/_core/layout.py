@@ -1,0 +1,247 @@
+"""Where everything lies in a namespace's one ordered keyspace.
+
+::
+
+    object id (8 bytes, big endian) · space (1 byte) · key
+
+    id 0, the namespace itself        id n, an object                     id r, a range
+      META       settings, next id      HEADER   the record below           DATA  its entries
+      DIRECTORY  path → descriptor      ATTRIBUTE  name → value
+      RETIRED    ranges to reclaim      DEAD       items set aside
+
+An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
+the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
+
+The header is one fixed record (little endian, 8 bytes a field). Lengths are exact, because they change in the transaction that
+changes the data; ``len`` and ``qsize`` read nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "DATA",
+    "DEAD",
+    "FORMAT_VERSION",
+    "META_KEY",
+    "Entry",
+    "Meta",
+    "State",
+    "attribute_prefix",
+    "data_prefix",
+    "dead_prefix",
+    "directory_key",
+    "directory_prefix",
+    "header_key",
+    "index_key",
+    "prefix_end",
+    "retired_key",
+    "retired_prefix",
+]
+
+FORMAT_VERSION: Final = 1
+
+_META, _DIRECTORY, _RETIRED = 0, 1, 2
+_HEADER, _ATTRIBUTE, DEAD, DATA = 0, 1, 2, 3
+
+_prefix = struct.Struct(">QB").pack
+_index = struct.Struct(">Q").pack
+
+META_KEY: Final = _prefix(0, _META)
+
+
+def header_key(object_id: int) -> bytes:
+    """Return the key of an object's header."""
+    return _prefix(object_id, _HEADER)
+
+
+def attribute_prefix(object_id: int) -> bytes:
+    """Return what the keys of an object's persistent attributes begin with."""
+    return _prefix(object_id, _ATTRIBUTE)
+
+
+def dead_prefix(object_id: int) -> bytes:
+    """Return what the keys of a queue's dead letters begin with."""
+    return _prefix(object_id, DEAD)
+
+
+def data_prefix(range_id: int) -> bytes:
+    """Return what the keys of a range begin with."""
+    return _prefix(range_id, DATA)
+
+
+def directory_prefix() -> bytes:
+    """Return what the keys of the directory begin with."""
+    return _prefix(0, _DIRECTORY)
+
+
+def directory_key(name: str) -> bytes:
+    """Return the key of a name's directory entry."""
+    return _prefix(0, _DIRECTORY) + name.encode()
+
+
+def retired_prefix() -> bytes:
+    """Return what the keys of retired ranges begin with."""
+    return _prefix(0, _RETIRED)
+
+
+def retired_key(range_id: int) -> bytes:
+    """Return the key that says a range is to be reclaimed."""
+    return _prefix(0, _RETIRED) + _index(range_id)
+
+
+def index_key(prefix: bytes, index: int) -> bytes:
+    """Return the key of the entry at ``index`` of a log or queue."""
+    return prefix + _index(index)
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the first key behind all that begin with ``prefix`` (which ends in a space number, so the last byte never is 255)."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+class Meta:
+    """The namespace's own record."""
+
+    __slots__ = ("codecs", "format", "level", "next_id", "size")
+
+    def __init__(self, level: str, size: int, next_id: int = 1, codecs: list[str] | None = None, version: int = FORMAT_VERSION) -> None:
+        self.format = version
+        self.level = level
+        self.size = size
+        self.next_id = next_id
+        self.codecs = codecs
+
+    def pack(self) -> bytes:
+        """Return the record's bytes."""
+        return json.dumps(
+            {"parkit": self.format, "level": self.level, "size": self.size, "next_id": self.next_id, "codecs": self.codecs}
+        ).encode()
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Meta:
+        """Read a record; raise ValueError if it is none."""
+        try:
+            fields = json.loads(raw)
+            return cls(fields["level"], int(fields["size"]), int(fields["next_id"]), fields["codecs"], int(fields["parkit"]))
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError("not the record of a parkit namespace") from error
+
+
+class Entry(NamedTuple):
+    """A directory entry: what lies at a path.
+
+    Attributes:
+        object_id: The object's id.
+        type: Name of its class, see ``objects.type_name``.
+        uuid: Hexadecimal.
+        versioned: Whether changes count.
+        created: ISO 8601, UTC.
+        codec: Name of the codec, or None for the default.
+        custom: What the creating class wished to remember; JSON.
+    """
+
+    object_id: int
+    type: str
+    uuid: str
+    versioned: bool
+    created: str
+    codec: str | None
+    custom: dict[str, Any]
+
+    def pack(self) -> bytes:
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Entry:
+        return cls(**json.loads(raw))
+
+
+_header = struct.Struct("<10Q")
+_pack, _unpack = _header.pack, _header.unpack
+
+UNBOUNDED: Final = (1 << 64) - 1
+
+
+class State:
+    """An object's header while a transaction looks at it, and changes it.
+
+    Attributes:
+        range: Id of the range that holds the entries.
+        version: Committed transactions that changed the object.
+        length: Number of a Dict's entries.
+        head: Index of the first entry of a queue; 0 in a log.
+        tail: Index behind the last entry of a queue or log.
+        unfinished: Items put and not yet acknowledged by ``task_done``.
+        maxsize: Of a queue; 0 is unbounded.
+        flags: See the ``FLAG_*`` constants.
+        dead: Index behind the last dead letter.
+        nonce: Random; a handle that remembers another one means an object whose creation was rolled back.
+        prefix: What the keys of its entries begin with.
+        changed: Whether the transaction changed it.
+    """
+
+    __slots__ = ("changed", "dead", "flags", "head", "length", "maxsize", "nonce", "prefix", "range", "tail", "unfinished", "version")
+
+    def __init__(self, raw: bytes) -> None:
+        (
+            self.range,
+            self.version,
+            self.length,
+            self.head,
+            self.tail,
+            self.unfinished,
+            self.maxsize,
+            self.flags,
+            self.dead,
+            self.nonce,
+        ) = _unpack(raw)
+        self.prefix = _prefix(self.range, DATA)
+        self.changed = False
+
+    @classmethod
+    def new(cls, range_id: int, nonce: int, maxsize: int = 0, flags: int = 0) -> State:
+        """Return the state of an object that was just created."""
+        return cls(_pack(range_id, 0, 0, 0, 0, 0, maxsize, flags, 0, nonce))
+
+    def move(self, range_id: int) -> None:
+        """Give the object another range."""
+        self.range = range_id
+        self.prefix = _prefix(range_id, DATA)
+
+    @staticmethod
+    def key(object_id: int) -> bytes:
+        """Return the key of the header."""
+        return _prefix(object_id, _HEADER)
+
+    def copy(self) -> State:
+        """Return a state equal to this one."""
+        twin = State(self.pack())
+        twin.changed = self.changed
+        return twin
+
+    def pack(self) -> bytes:
+        """Return the header's bytes."""
+        return _pack(
+            self.range,
+            self.version,
+            self.length,
+            self.head,
+            self.tail,
+            self.unfinished,
+            self.maxsize,
+            self.flags,
+            self.dead,
+            self.nonce,
+        )
+
+
+FLAG_SHUT_DOWN: Final = 1
+"""A queue that takes no more items."""
+FLAG_KEYED: Final = 2
+"""A Dict that holds, or once held, keys that are stored beside their values (long ones, or ones of an unusual type)."""
+FLAG_UNVERSIONED: Final = 4
+"""An object whose changes are not counted."""

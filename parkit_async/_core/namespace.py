@@ -1,0 +1,635 @@
+"""A namespace as one process sees it: the environment, whose turn it is, and how a write is run.
+
+There is one per process and folder, shared by both faces, all threads and all loops; handles keep a reference to it. A write goes::
+
+    turn (threads and tasks of this process, TurnQueue)
+      └─ gate (processes, flock)
+           └─ LMDB transaction: the operation, and those of whoever stands in line behind it; headers; commit
+      ┌─ gate and turn are given up, the next in line is woken
+    doorbells of those who wait for what changed
+
+Blocking callers do all of it in their own thread (:meth:`Namespace.write`, :meth:`Namespace.begin_writing`). The awaitable face does the same
+inline when nothing can make it wait, and otherwise has the namespace's :class:`.Lane` do it; see ``coordinator``.
+
+After a fork the child keeps this object; everything in it that belongs to the parent is replaced at the first use (:meth:`Namespace._revive`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
+
+from . import fork
+from .doorbell import SocketDirectory, ring
+from .engine import FSYNCS, LEVELS, RESERVE, Engine, EngineError, MapResizedError, translate
+from .errors import ContextError, StoragePathError, TransactionError
+from .gate import Gate
+from .lane import Lane
+from .layout import FORMAT_VERSION, META_KEY, Meta, retired_prefix
+from .ownership import contexts, current_owner, for_reading, for_writing
+from .settings import default_synchronous
+from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, SharedTable
+from .space import DEFAULT_SIZE, Space
+from .transactions import Reading, Recording, Writing
+from .turns import Operation, Request, TurnQueue
+
+__all__ = ["BATCH", "Namespace", "Statistics"]
+
+BATCH: Final = 512
+"""Operations that one commit takes at most, so that nobody waits long behind others."""
+
+
+class Statistics:
+    """What a namespace has done in this process since it was opened.
+
+    Attributes:
+        commits: Transactions committed.
+        operations: Implicit operations they held, and one for each explicit transaction.
+        fsyncs: Synchronous writes that LMDB made for them.
+        waits: Times that a thread or task had to wait for its turn.
+        gate_waits: Times that another process held the gate.
+        hops: Jobs given to the writer thread on behalf of event loops.
+        rings: Datagrams sent to waiters.
+        reclaimed: Entries of cleared or dropped objects deleted.
+    """
+
+    __slots__ = ("commits", "fsyncs", "gate_waits", "hops", "operations", "reclaimed", "rings", "waits")
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    if TYPE_CHECKING:
+        commits: int
+        fsyncs: int
+        gate_waits: int
+        hops: int
+        operations: int
+        reclaimed: int
+        rings: int
+        waits: int
+
+    def copy(self, hops: int) -> Statistics:
+        """Return the counters as they are now."""
+        twin = Statistics()
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.hops = hops
+        return twin
+
+    def __repr__(self) -> str:
+        return f"Statistics({', '.join(f'{name}={getattr(self, name)}' for name in self.__slots__)})"
+
+
+class Namespace:
+    """See the module. ``open_namespace`` makes these; do not call.
+
+    Attributes:
+        begin: Begins LMDB's read transaction; the one call of the hot path that knows of forks (it is swapped then).
+        engine: The open environment.
+        meta: The namespace's settings as last read.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_epoch",
+        "_generation",
+        "_opening",
+        "_pins",
+        "_stale",
+        "begin",
+        "closed",
+        "directory",
+        "engine",
+        "gate",
+        "lane",
+        "meta",
+        "name",
+        "sockets",
+        "space",
+        "statistics",
+        "store",
+        "table",
+        "turns",
+    )
+
+    def __init__(self, store: Path, name: str, directory: Path, sockets: SocketDirectory) -> None:
+        self.store = store
+        self.name = name
+        self.directory = directory
+        self.sockets = sockets
+        self.space = Space(self)
+        self.statistics = Statistics()
+        self._opening = Lock()
+        self._open()
+        fork.on_fork(self)
+
+    # Opening, and what makes it necessary again: forks, another durability level, a larger map.
+
+    def _open(self) -> None:
+        self._generation = fork.generation()
+        self._stale = False
+        self.closed = False
+        self.turns = TurnQueue()
+        self.lane = Lane(self.name)
+        self._pins: WeakSet[Reading] = WeakSet()
+        self.gate = Gate(self.directory)
+        self.table = SharedTable(self.directory / "shared")
+        try:
+            self._open_engine()
+        except BaseException:
+            self.gate.close()
+            self.table.close()
+            raise
+
+    def _open_engine(self) -> None:
+        words = self.table.words
+        hint = words[WORD_LEVEL]
+        level = LEVELS[hint - 1] if 1 <= hint <= len(LEVELS) else default_synchronous()
+        self.engine = Engine(self.directory, level, words[WORD_LIMIT] or DEFAULT_SIZE)
+        try:
+            meta = self._read_meta()
+            if meta is None or not words[WORD_SETTINGS] or meta.level != level or meta.size != words[WORD_LIMIT]:
+                meta = self._settle()
+            if meta.level != self.engine.level:
+                size = meta.size
+                self.engine.close()
+                self.engine = Engine(self.directory, meta.level, size)
+        except BaseException:
+            self.engine.close()
+            raise
+        fork_safe(self.engine)
+        self.meta = meta
+        self._epoch = words[WORD_SETTINGS]
+        self.begin = self.engine.begin
+        self.engine.check_readers()
+        with self.begin() as transaction:
+            if transaction.cursor().set_range(retired_prefix()) and self._has_retired(transaction):
+                words[WORD_RETIRED] = 1
+
+    def _read_meta(self) -> Meta | None:
+        try:
+            with self.engine.begin() as transaction:
+                raw = transaction.get(META_KEY)
+                if raw is None:
+                    if transaction.cursor().first():
+                        raise StoragePathError(f"{str(self.directory)!r} holds an LMDB database that is not parkit's; move it away")
+                    return None
+        except EngineError as error:
+            raise translate(error, self.name, "opening") from error
+        try:
+            meta = Meta.unpack(raw)
+        except ValueError as error:
+            raise StoragePathError(f"the files in {str(self.directory)!r} are not a parkit namespace; move them away, or restore a backup") from error
+        if meta.format > FORMAT_VERSION:
+            raise StoragePathError(
+                f"namespace {self.name!r} was written by a newer parkit (format {meta.format}; this one knows {FORMAT_VERSION}): upgrade parkit. "
+                "Nothing was changed."
+            )
+        return meta
+
+    def _settle(self) -> Meta:
+        """Write the namespace's record if there is none, and agree with the other processes on the settings. Fifty may come at once."""
+        words = self.table.words
+        self.gate.enter()
+        try:
+            meta = self._read_meta()
+            if meta is None:
+                meta = Meta(self.engine.level, DEFAULT_SIZE)
+                with self.engine.begin_write() as transaction:
+                    transaction.put(META_KEY, meta.pack())
+            words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
+            words[WORD_LIMIT] = meta.size
+            words[WORD_USED] = 0
+            words[WORD_SETTINGS] += 1
+            return meta
+        finally:
+            self.gate.leave()
+
+    def forked(self) -> None:
+        self.begin = self._begin_in_child
+        self._stale = True
+
+    def _begin_in_child(self, *arguments: Any, **options: Any) -> Any:
+        self._revive()
+        return self.begin(*arguments, **options)
+
+    def _revive(self) -> None:
+        """Replace what belongs to the parent. The environment is not closed, see the fork module."""
+        with self._opening:
+            if not self._stale:
+                return
+            _allow_second_open(self.directory)
+            self.table.close()
+            self._open()
+
+    def adopt(self) -> None:
+        """Take over settings that another process has changed. Call with the turn and the gate."""
+        words = self.table.words
+        meta = self._read_meta()
+        assert meta is not None
+        self._epoch = words[WORD_SETTINGS]
+        self.meta = meta
+        if meta.level != self.engine.level and not self._pins:
+            self._reopen()
+        if meta.size + RESERVE > self.engine.map_size:
+            self.remap()
+
+    def _reopen(self) -> None:
+        self.engine.close()
+        self.engine = Engine(self.directory, self.meta.level, self.meta.size)
+        fork_safe(self.engine)
+        self.begin = self.engine.begin
+
+    def remap(self) -> None:
+        """Map what another process made larger.
+
+        Raises:
+            TransactionError: A snapshot is open in this process, which the new map would end.
+        """
+        if self._pins:
+            raise TransactionError(
+                f"namespace {self.name!r} has outgrown the address space that this process reserved for it, which can be enlarged only while the process "
+                f"has no snapshot or iterator of it open; {len(self._pins)} are: close them and try again"
+            )
+        try:
+            self.engine.grow(max(self.table.words[WORD_LIMIT] + RESERVE, self.engine.map_size))
+        except EngineError as error:
+            raise translate(error, self.name, "mapping") from error
+
+    def close(self) -> None:
+        """Close everything that this process has open of the namespace. Idempotent; transactions still open are rolled back."""
+        if self.closed or self._generation != fork.generation():
+            return
+        self.closed = True
+        self.lane.stop()
+        for reading in list(self._pins):
+            reading.end()
+        self.engine.close()
+        self.table.close()
+        self.gate.close()
+
+    # Reading.
+
+    def pin(self, reading: Reading) -> None:
+        """Note a read transaction that outlives the call: the environment is neither remapped nor reopened meanwhile."""
+        self._pins.add(reading)
+        fork.on_fork(reading)
+
+    def unpin(self, reading: Reading) -> None:
+        self._pins.discard(reading)
+
+    def begin_reading(self) -> Any:
+        """Begin LMDB's read transaction, mending what can be mended."""
+        for attempt in range(10):
+            try:
+                return self.begin()
+            except MapResizedError as error:
+                if attempt == 9:
+                    raise translate(error, self.name, "reading") from error
+                self.remap()
+            except EngineError as error:
+                if attempt == 9 or not (self.engine.check_readers() or attempt == 0):
+                    raise translate(error, self.name, "reading") from error
+        raise AssertionError
+
+    def snapshot(self, owner: Any) -> Reading:
+        """Return a pinned view of the latest committed state."""
+        reading = Reading(self, self.begin_reading(), owner)
+        self.pin(reading)
+        return reading
+
+    def reading(self) -> tuple[Reading, bool]:
+        """Return what the caller reads through, and whether it is its own to end (an implicit, pinned one)."""
+        if contexts:
+            reading = for_reading(self)
+            if reading is not None:
+                return reading, False
+        return self.snapshot(None), True
+
+    def read(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call an operation that only reads, in the caller's context or on the latest committed state."""
+        if contexts:
+            reading = for_reading(self)
+            if reading is not None:
+                try:
+                    return call(reading, *arguments)
+                except EngineError as error:
+                    raise self.space.failed(error, "reading") from error
+        for attempt in range(3):
+            engine = self.engine
+            reading = Reading(self, self.begin_reading())
+            try:
+                return call(reading, *arguments)
+            except EngineError as error:
+                # Another thread may have reopened the environment under this one.
+                if engine is self.engine or attempt == 2:
+                    raise self.space.failed(error, "reading") from error
+            finally:
+                reading.transaction = None
+        raise AssertionError
+
+    # Writing, in the caller's thread.
+
+    def write(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call an operation in the caller's transaction, or in one of its own, which is committed when this returns.
+
+        Blocks while others write. An exception, Ctrl-C included, leaves nothing behind unless the commit was already made.
+
+        Raises:
+            ContextError: The caller's transaction is one of another namespace, or it is inside a snapshot, or it would wait for itself.
+            TransactionError: LMDB failed.
+        """
+        if contexts:
+            writing = for_writing(self)
+            if writing is not None:
+                return self.apply(writing, call, arguments)
+        if self._stale:
+            self._revive()
+        writing = Writing(self)
+        if not self.turns.take(writing):
+            return self._write_in_line(Operation(call, arguments))
+        try:
+            if not self.gate.try_enter():
+                self.statistics.gate_waits += 1
+                self.gate.enter()
+            self.start(writing)
+            result = call(writing, *arguments)
+            self.commit(writing)
+            return result
+        except EngineError as error:
+            raise self.space.failed(error, "writing") from error
+        finally:
+            self.finish(writing)
+
+    def apply(self, writing: Writing, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call an operation in an explicit transaction that is open."""
+        if writing.ended:
+            raise TransactionError(f"the transaction of namespace {self.name!r} is over")
+        try:
+            return call(writing, *arguments)
+        except EngineError as error:
+            raise self.space.failed(error, "writing") from error
+
+    def _write_in_line(self, operation: Operation) -> Any:
+        request = self._stand_in_line([operation])
+        if request is not None:
+            self.lead(request)
+        return operation.outcome()
+
+    def _stand_in_line(self, operations: list[Operation] | None) -> Request | None:
+        """Wait for the turn. Return the request that holds it, or None if another holder has run the operations meanwhile."""
+        self.refuse_deadlock()
+        bell = Lock()
+        bell.acquire()
+        request = Request(bell.release, operations, get_ident())
+        try:
+            if not self.turns.enqueue(request):
+                self.statistics.waits += 1
+                bell.acquire()
+        except BaseException:
+            if not request.granted and not request.collected:
+                self.turns.withdraw(request)
+            if request.granted:
+                self.release(request)
+            raise
+        return request if request.granted else None
+
+    def refuse_deadlock(self) -> None:
+        """Raise ContextError if the calling thread is about to block until it does something itself."""
+        holder = self.turns.holder
+        if holder is not None and holder.thread == get_ident():
+            raise ContextError(
+                f"this thread would wait for a transaction of namespace {self.name!r} that it must end itself: "
+                "either a task of its event loop has it open (use parkit_async there), or the call comes from a task, signal handler or finalizer "
+                "that interrupted it. Leave the transaction first"
+            )
+
+    def lead(self, request: Request) -> None:
+        """Run the operations of ``request``, which holds the turn, and of those in line behind it; give up the turn, and wake whom it concerns."""
+        collected = self.turns.collect(BATCH)
+        events: dict[int, int] = {}
+        assert request.operations is not None
+        operations = [*request.operations, *(operation for other in collected for operation in other.operations or ())]
+        try:
+            if not self.gate.try_enter():
+                self.statistics.gate_waits += 1
+                self.gate.enter()
+            self.execute(operations, events)
+        except BaseException as error:
+            # Only an interrupt comes here. Whoever stood behind the interrupted thread is not concerned.
+            for operation in request.operations:
+                if not operation.done:
+                    operation.error, operation.done = error, True
+            unfinished = [other for other in collected if not all(operation.done for operation in other.operations or ())]
+            self.turns.restore(unfinished)
+            collected = [other for other in collected if other not in unfinished]
+            raise
+        finally:
+            self.gate.leave()
+            self.release(request)
+            self.ring(events)
+            for other in collected:
+                other.wake()
+
+    def execute(self, operations: list[Operation], events: dict[int, int]) -> None:
+        """Run operations in one transaction, and give each its outcome. Call with the turn and the gate.
+
+        One that fails without having changed anything fails alone. On any doubt everything is rolled back and each is run by itself.
+        """
+        writing = Writing(self)
+        pending = [operation for operation in operations if not operation.done]
+        try:
+            self.start(writing)
+            for operation in pending:
+                touched = writing.touched
+                try:
+                    operation.result = operation.call(writing, *operation.arguments)
+                except Exception as error:
+                    operation.error = error
+                    if writing.touched != touched or isinstance(error, EngineError):
+                        raise
+            self.commit(writing, len(pending))
+            for operation in pending:
+                operation.done = True
+            for object_id, event in writing.events.items():
+                events[object_id] = events.get(object_id, 0) | event
+        except Exception as error:
+            writing.end()
+            if len(pending) == 1:
+                pending[0].error = self.space.failed(error, "writing") if isinstance(error, EngineError) else error
+                pending[0].done = True
+                return
+            for operation in pending:
+                operation.result = operation.error = None
+                self.execute([operation], events)
+        finally:
+            writing.end()
+
+    def begin_writing(self, owner: Any) -> Writing:
+        """Begin an explicit transaction, waiting for the turn; end it with :meth:`finish`, after :meth:`commit` if it succeeded."""
+        if self._stale:
+            self._revive()
+        writing = Writing(self, owner)
+        if not self.turns.take(writing):
+            request = self._stand_in_line(None)
+            assert request is not None
+            writing.token = request
+        try:
+            if not self.gate.try_enter():
+                self.statistics.gate_waits += 1
+                self.gate.enter()
+            self.start(writing)
+            return writing
+        except BaseException as error:
+            self.finish(writing)
+            if isinstance(error, EngineError):
+                raise self.space.failed(error, "beginning a transaction") from error
+            raise
+
+    # The steps that both faces build on. All but `release` want the turn; `start` to `commit` want the gate as well.
+
+    def start(self, writing: Writing) -> None:
+        """Begin LMDB's write transaction in the calling thread."""
+        words = self.table.words
+        if words[WORD_SETTINGS] != self._epoch:
+            self.adopt()
+        try:
+            writing.transaction = self.engine.begin_write()
+        except MapResizedError:
+            self.remap()
+            writing.transaction = self.engine.begin_write()
+        writing.room = words[WORD_LIMIT] - words[WORD_USED]
+
+    def commit(self, writing: Writing, operations: int = 1) -> None:
+        """Commit, if anything was changed. The doorbells are rung by :meth:`finish`."""
+        transaction = writing.transaction
+        if not writing.touched:
+            return
+        writing.write_headers()
+        number = transaction.id()
+        transaction.commit()
+        writing.transaction = None
+        self.committed(writing, number, operations)
+
+    def commit_recording(self, writing: Writing) -> None:
+        """Commit in the calling thread what was written in another one."""
+        recording = writing.recording
+        assert recording is not None
+        transaction = self.engine.begin_write()
+        try:
+            recording.replay(transaction)
+            transaction.commit()
+        except BaseException:
+            transaction.abort()
+            raise
+        self.committed(writing, recording.base, 1)
+
+    def committed(self, writing: Writing, number: int, operations: int) -> None:
+        """Do the bookkeeping of a commit."""
+        table = self.table
+        words = table.words
+        limit = words[WORD_LIMIT]
+        words[WORD_USED] = limit - writing.room if writing.room < limit else 0
+        if writing.after_commit is not None:
+            writing.after_commit()
+        table.note_commit(number, time.time_ns())
+        engine = self.engine
+        if engine.level != self.meta.level and LEVELS.index(engine.level) > LEVELS.index(self.meta.level):
+            # A snapshot keeps this process on the environment of a weaker level; what is acknowledged must be durable all the same.
+            engine.sync()
+        statistics = self.statistics
+        statistics.commits += 1
+        statistics.operations += operations
+        statistics.fsyncs += FSYNCS[engine.level]
+
+    def finish(self, writing: Writing) -> None:
+        """Roll back what is not committed, give up gate and turn, wake the next in line, ring the doorbells of a commit."""
+        committed = writing.transaction is None and not writing.ended and writing.touched
+        if not committed:
+            writing.end()
+        writing.ended = True
+        self.gate.leave()
+        self.release(writing.token)
+        if committed:
+            self.ring(writing.events)
+            if self.table.words[WORD_RETIRED]:
+                self.reclaim()
+
+    def release(self, token: object) -> None:
+        """Give up the turn and wake the next in line."""
+        successor = self.turns.release(token)
+        if successor is not None:
+            successor.wake()
+
+    def ring(self, events: dict[int, int]) -> None:
+        """Wake those who wait for what a commit has changed."""
+        if events:
+            self.statistics.rings += ring(self.table, self.sockets, events)
+
+    # Chores.
+
+    def reclaim(self) -> bool:
+        """Delete a slice of what was cleared or dropped, if nobody else wants to write. Return whether more is left."""
+        from .reclaim import reclaim_slice
+
+        writing = Writing(self)
+        if not self.turns.take(writing):
+            return True
+        try:
+            if not self.gate.try_enter():
+                return True
+            self.start(writing)
+            deleted, more = reclaim_slice(writing)
+            self.commit(writing)
+            self.statistics.reclaimed += deleted
+            if not more:
+                self.table.words[WORD_RETIRED] = 0
+            return more
+        except EngineError as error:
+            raise self.space.failed(error, "reclaiming") from error
+        finally:
+            writing.events.clear()
+            if writing.transaction is not None:
+                writing.end()
+            self.gate.leave()
+            self.release(writing.token)
+
+    def _has_retired(self, transaction: Any) -> bool:
+        cursor = transaction.cursor()
+        prefix = retired_prefix()
+        return bool(cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix))
+
+    def transactions(self) -> Iterator[Reading]:
+        """Iterate over the snapshots and iterators that this process has open."""
+        yield from list(self._pins)
+
+
+def fork_safe(engine: Engine) -> None:
+    """Keep the environment from being deallocated, in this process or a forked one; it is closed explicitly."""
+    fork.immortalize(engine.environment)
+
+
+def _allow_second_open(directory: Path) -> None:
+    """Make LMDB's binding forget that a parent has the files open.
+
+    It refuses to open one environment twice in a process, and counts one inherited over a fork. Closing that is no way out (see the fork
+    module), so the binding's set of open files is found and relieved of it. If a later release keeps its books otherwise, the opening is
+    refused as before, and says so.
+    """
+    inodes = set()
+    for name in ("data.mdb", "lock.mdb"):
+        status = os.stat(directory / name)
+        inodes.add(("ino", status.st_dev, status.st_ino))
+    for candidate in gc.get_objects():
+        if type(candidate) is set and inodes <= candidate:
+            candidate -= inodes
+
+
+__all__ += ["Recording", "current_owner"]

@@ -1,0 +1,131 @@
+"""Which transaction or snapshot a call belongs to.
+
+An open context belongs to the thread, or to the task, that opened it: its *owner*. Threads and tasks started inside do not join it, so the
+owner is looked up at each call and never inherited (a contextvar would leak into child tasks).
+
+``contexts`` is empty almost always; operations on the hot path look at that first and go no further.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from . import fork
+from .errors import ContextError
+
+if TYPE_CHECKING:
+    from .namespace import Namespace
+    from .transactions import Reading, Writing
+
+__all__ = ["contexts", "current_owner", "enter", "for_reading", "for_writing", "innermost", "leave"]
+
+contexts: dict[Any, list[Reading]] = {}
+"""The open contexts of each owner, outermost first."""
+
+_modules = sys.modules
+
+
+def current_owner() -> Any:
+    """Return the running task, or the identifier of the calling thread where no task runs."""
+    # A program that never imported asyncio has no tasks; importing it here would cost every such program its start-up time.
+    events = _modules.get("asyncio.events")
+    if events is not None:
+        loop = events._get_running_loop()
+        if loop is not None:
+            task = _modules["asyncio.tasks"].current_task(loop)
+            if task is not None:
+                return task
+    return get_ident()
+
+
+def innermost() -> Reading | None:
+    """Return the caller's innermost open context, in whatever namespace."""
+    stack = contexts.get(current_owner())
+    return stack[-1] if stack else None
+
+
+def enter(context: Reading) -> None:
+    """Make ``context`` the innermost one of its owner."""
+    contexts.setdefault(context.owner, []).append(context)
+
+
+def leave(context: Reading) -> list[Reading]:
+    """Forget ``context``. Return what was opened inside it and not closed, innermost first; that is forgotten, too."""
+    stack = contexts.get(context.owner)
+    if stack is None or context not in stack:
+        return []
+    at = stack.index(context)
+    inner = stack[: at : -1]
+    del stack[at:]
+    if not stack:
+        del contexts[context.owner]
+    return inner
+
+
+def for_reading(namespace: Namespace) -> Reading | None:
+    """Return the context through which the caller reads ``namespace``: its innermost one there, or None for the latest committed state."""
+    stack = contexts.get(current_owner())
+    if stack is None:
+        return None
+    for context in reversed(stack):
+        if context.namespace is namespace:
+            _check_generation(context)
+            return context
+    return None
+
+
+def for_writing(namespace: Namespace) -> Writing | None:
+    """Return the transaction in which the caller changes ``namespace``, or None for an implicit one.
+
+    Raises:
+        ContextError: The caller has a transaction open in another namespace, or a snapshot of this one.
+    """
+    stack = contexts.get(current_owner())
+    if stack is None:
+        return None
+    transaction: Writing | None = None
+    for context in stack:
+        _check_generation(context)
+        if context.writable is not None:
+            transaction = context.writable
+        elif context.namespace is namespace:
+            raise ContextError(
+                f"namespace {namespace.name!r} cannot be changed inside a snapshot of it; leave the snapshot first, or open a transaction instead of it"
+            )
+    if transaction is not None and transaction.namespace is not namespace:
+        raise ContextError(
+            f"a transaction of namespace {transaction.namespace.name!r} is open here, so namespace {namespace.name!r} cannot be changed; "
+            "one transaction covers one namespace: keep objects that change together in the same one, or leave the transaction first"
+        )
+    return transaction
+
+
+def _check_generation(context: Reading) -> None:
+    if context.generation != fork.generation():
+        raise ContextError(
+            f"the transaction or snapshot of namespace {context.namespace.name!r} was opened before this process was forked and belongs to the "
+            "parent; leave it in the child, then open one of its own"
+        )
+
+
+def _forget_other_threads() -> None:
+    """In a forked child only the calling thread lives on; contexts of the others must not be taken for those of new threads."""
+    keep = contexts.get(current_owner())
+    for stack in contexts.values():
+        for context in stack:
+            context.forked()
+    owner = current_owner()
+    contexts.clear()
+    if keep is not None:
+        contexts[owner] = keep
+
+
+class _ForkHook:
+    def forked(self) -> None:
+        _forget_other_threads()
+
+
+_hook = _ForkHook()
+fork.on_fork(_hook)

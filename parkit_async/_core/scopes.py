@@ -1,0 +1,193 @@
+"""What ``with transaction(...)`` and ``with snapshot(...)`` do, apart from waiting.
+
+A transaction scope is one of three things, decided when it is entered::
+
+    the owner has a transaction open    isolated=False   JOINED      ends with the outer one
+                                        isolated=True    SAVEPOINT   undone alone when it fails
+    it has none                                          OUTERMOST   begins, and commits or rolls back
+
+A snapshot inside a transaction of the same namespace sees the transaction, and forbids changes until it is left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from . import fork, ownership
+from .engine import EngineError, translate
+from .errors import ContextError
+from .mapped import Mapped
+from .namespace import Namespace
+from .ownership import contexts, current_owner
+from .transactions import Reading, Recording, Writing
+
+__all__ = ["SnapshotScope", "TransactionScope"]
+
+_OUTERMOST: Final = "outermost"
+_JOINED: Final = "joined"
+_SAVEPOINT: Final = "savepoint"
+
+
+def map_views(reading: Reading, wanted: int | None) -> None:
+    """Give ``reading`` views on the map, of the committed state ``wanted`` (None: of the one that it reads)."""
+    namespace = reading.namespace
+    if wanted is not None:
+        reading.views = Mapped(namespace, namespace.begin(buffers=True))
+        return
+    while True:
+        # Two transactions begun one after the other see the same state unless somebody commits in between.
+        mapped = namespace.begin(buffers=True)
+        if mapped.id() == reading.transaction.id():
+            reading.views = Mapped(namespace, mapped)
+            return
+        mapped.abort()
+        reading.transaction.abort()
+        reading.transaction = namespace.begin_reading()
+
+
+class TransactionScope:
+    """One ``with transaction(...)`` block.
+
+    Args:
+        namespace: Of the object, or named.
+        zero_copy: Values may be views on the map, until the block ends.
+        isolated: A block inside another one is a savepoint.
+    """
+
+    __slots__ = ("_isolated", "_mapped", "_role", "_zero_copy", "namespace", "owner", "writing")
+
+    def __init__(self, namespace: Namespace, zero_copy: bool, isolated: bool) -> None:
+        self.namespace = namespace
+        self._zero_copy = zero_copy
+        self._isolated = isolated
+        self._role = ""
+        self._mapped = False
+        self.writing: Writing | None = None
+        self.owner: Any = None
+
+    def join(self) -> bool:
+        """Become part of the transaction that the caller has open. Return False if it has none: begin one, then call :meth:`begun`.
+
+        Raises:
+            ContextError: The caller's transaction is one of another namespace, or it is inside a snapshot of this one.
+        """
+        self.owner = current_owner()
+        writing = ownership.for_writing(self.namespace) if contexts else None
+        if writing is None:
+            return False
+        self.writing = writing
+        if self._isolated:
+            try:
+                writing.begin_savepoint()
+            except EngineError as error:
+                raise translate(error, self.namespace.name, "beginning a savepoint") from error
+        self._role = _SAVEPOINT if self._isolated else _JOINED
+        self._map()
+        return True
+
+    def begun(self, writing: Writing) -> None:
+        """Take over a transaction that was begun for this block."""
+        self.writing = writing
+        self._role = _OUTERMOST
+        ownership.enter(writing)
+        self._map()
+
+    def _map(self) -> None:
+        writing = self.writing
+        assert writing is not None
+        if self._zero_copy and writing.views is None:
+            map_views(writing, writing.transaction.id() - 1)
+            self._mapped = True
+
+    def leave(self, failed: bool) -> Writing | None:
+        """End the block. Return the transaction if it is to be ended now: committed unless ``failed`` or an exception comes out of here.
+
+        Raises:
+            ContextError: The block is left by another thread or task than entered it, or in a forked child: it is rolled back.
+        """
+        writing = self.writing
+        assert writing is not None
+        if self._role == _OUTERMOST:
+            for inner in ownership.leave(writing):
+                inner.end()
+        if writing.generation != fork.generation():
+            if failed:
+                return None
+            raise ContextError(
+                f"this transaction of namespace {self.namespace.name!r} was opened before the process was forked: it goes on in the parent, "
+                "and what the child did in it was not stored. Open a transaction of its own in the child"
+            )
+        if self._mapped and writing.views is not None:
+            writing.views.end()
+            writing.views = None
+        if self._role == _SAVEPOINT:
+            writing.end_savepoint(keep=not failed)
+            return None
+        if self._role == _JOINED:
+            return None
+        writing.detach_all()
+        return writing
+
+    def check_owner(self) -> None:
+        """Raise ContextError if another thread or task than the one that entered the block is about to leave it."""
+        if self._role == _OUTERMOST and self.owner is not current_owner() and self.owner != current_owner():
+            raise ContextError(
+                f"a transaction of namespace {self.namespace.name!r} is left by another thread or task than opened it; it was rolled back. "
+                "Enter and leave it in the same task"
+            )
+
+
+class SnapshotScope:
+    """One ``with snapshot(...)`` block; arguments as those of :class:`TransactionScope`."""
+
+    __slots__ = ("_reading", "_zero_copy", "namespace")
+
+    def __init__(self, namespace: Namespace, zero_copy: bool) -> None:
+        self.namespace = namespace
+        self._zero_copy = zero_copy
+        self._reading: Reading | None = None
+
+    def enter(self) -> None:
+        """Begin. Never waits."""
+        owner = current_owner()
+        around = ownership.for_reading(self.namespace) if contexts else None
+        if around is not None:
+            self._reading = _Inner(around, owner)
+        else:
+            self._reading = self.namespace.snapshot(owner)
+            if self._zero_copy:
+                map_views(self._reading, None)
+        ownership.enter(self._reading)
+
+    def leave(self) -> None:
+        """End. Idempotent."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            ownership.leave(reading)
+            reading.end()
+
+
+class _Inner(Reading):
+    """A snapshot inside a transaction or snapshot of its namespace: reads what that sees, and changes nothing."""
+
+    __slots__ = ("_around",)
+
+    def __init__(self, around: Reading, owner: Any) -> None:
+        super().__init__(around.namespace, around.transaction, owner)
+        self._around = around
+        self.states = around.states
+        self.views = around.views
+
+    def end(self) -> None:
+        pass
+
+    def forked(self) -> None:
+        pass
+
+    def watch(self, object_id: int, iterator: Any) -> None:
+        """Iterators begun here must not see later changes of the transaction."""
+        if isinstance(self._around, Writing):
+            self._around.watch(object_id, iterator)
+
+
+__all__ += ["Recording", "map_views"]

@@ -1,0 +1,378 @@
+"""What operations see of the store: a state to read, and a transaction to change it in.
+
+::
+
+    Reading                 one consistent state; an implicit read, a snapshot, an iterator
+       └── Writing          the write transaction of a namespace, implicit or explicit, with its savepoints
+             └── transaction: LMDB's own, or a Recording of it
+
+Operations (``dict_ops`` and its siblings) are functions of one of these and of an object. They never wait, and they check before they
+change: an operation that raises has, with few exceptions, changed nothing. ``Writing.touched`` tells the exceptions, so that a group
+commit can undo them.
+
+A header is read when the transaction first meets its object, changed in memory, and written once, at the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
+
+from . import fork
+from .engine import EngineError, MapFullError, put_many, translate
+from .errors import ContextError, ObjectNotFoundError, TransactionError
+from .layout import META_KEY, FLAG_UNVERSIONED, Meta, State
+
+if TYPE_CHECKING:
+    from .namespace import Namespace
+    from .mapped import Mapped
+
+__all__ = ["Detachable", "Identity", "Reading", "Recording", "Writing"]
+
+
+class Identity(Protocol):
+    """What a transaction needs to know of an object."""
+
+    object_id: int
+    header: bytes
+    nonce: int
+    path: str
+
+
+class Detachable(Protocol):
+    """An iterator that reads from a write transaction, and must take what it still needs before that changes."""
+
+    def detach(self) -> None: ...
+
+
+class Reading:
+    """One consistent state of a namespace.
+
+    Args:
+        namespace: The namespace.
+        transaction: LMDB's.
+        owner: Thread or task it belongs to; see :mod:`.ownership`.
+    """
+
+    __slots__ = ("__weakref__", "generation", "namespace", "owner", "states", "transaction", "views")
+
+    writable: Writing | None = None
+
+    def __init__(self, namespace: Namespace, transaction: Any, owner: Any = None) -> None:
+        self.namespace = namespace
+        self.transaction = transaction
+        self.owner = owner
+        self.generation = fork.generation()
+        self.states: dict[int, State] = {}
+        self.views: Mapped | None = None
+
+    def state(self, identity: Identity) -> State:
+        """Return the header of an object.
+
+        Raises:
+            ObjectNotFoundError: It was dropped, or its creation was rolled back.
+        """
+        state = self.states.get(identity.object_id)
+        if state is None:
+            raw = self.transaction.get(identity.header)
+            if raw is None:
+                raise dropped(identity)
+            state = State(raw)
+            if state.nonce != identity.nonce:
+                raise dropped(identity)
+            self.states[identity.object_id] = state
+        return state
+
+    def watch(self, object_id: int, iterator: Detachable) -> None:
+        """Remember an iterator that reads from here; nothing to do where nothing changes."""
+
+    def forked(self) -> None:
+        # The transaction is the parent's: see the fork module.
+        fork.immortalize(self.transaction)
+
+    def end(self) -> None:
+        """End the read transaction. Idempotent; does nothing to one inherited over a fork."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None and self.generation == fork.generation():
+            self.namespace.unpin(self)
+            if self.views is not None:
+                self.views.end()
+            transaction.abort()
+
+
+class _Savepoint:
+    __slots__ = ("events", "recorded", "states", "transaction")
+
+    def __init__(self, writing: Writing) -> None:
+        self.transaction = writing.transaction
+        self.states = {key: state.copy() for key, state in writing.states.items()}
+        self.events = dict(writing.events)
+        self.recorded = writing.recording.mark() if writing.recording is not None else 0
+
+
+class Writing(Reading):
+    """The write transaction of a namespace. Begun and ended by the namespace, which holds the turn and the gate meanwhile.
+
+    Attributes:
+        events: What happened to which object, for the doorbells; filled as objects change.
+        touched: Counts changes, so that a caller can tell whether a failed operation left something behind.
+        thread: Identifier of the thread it was begun in.
+        after_commit: Called right after the commit, while the gate is still held.
+        token: What holds the turn on its behalf.
+        room: Bytes that may still be written before it must be found out how full the namespace is.
+        recording: Set where the commit happens in another thread.
+    """
+
+    __slots__ = ("_live", "_savepoints", "after_commit", "ended", "events", "recording", "room", "thread", "token", "touched")
+
+    def __init__(self, namespace: Namespace, owner: Any = None) -> None:
+        self.namespace = namespace
+        self.transaction: Any = None
+        self.owner = owner
+        self.generation = fork.generation()
+        self.states = {}
+        self.views = None
+        self.events: dict[int, int] = {}
+        self.touched = 0
+        self.thread = get_ident()
+        self.room = 0
+        self.recording: Recording | None = None
+        self.ended = False
+        self.token: object = self
+        self.after_commit: Callable[[], None] | None = None
+        self._live: dict[int, WeakSet[Any]] | None = None
+        self._savepoints: list[_Savepoint] | None = None
+
+    @property
+    def writable(self) -> Writing:  # type: ignore[override]
+        return self
+
+    def change(self, identity: Identity, event: int) -> State:
+        """Return the header of an object that is about to change; ``event`` is what waiters will be told."""
+        state = self.states.get(identity.object_id)
+        if state is None:
+            state = self.state(identity)
+        if self._live is not None:
+            self._detach(identity.object_id)
+        state.changed = True
+        self.touched += 1
+        events = self.events
+        events[identity.object_id] = events.get(identity.object_id, 0) | event
+        return state
+
+    def reserve(self, size: int) -> None:
+        """Make sure that ``size`` more bytes fit in the namespace, before anything is changed.
+
+        Raises:
+            NamespaceFullError: They do not.
+        """
+        # An entry may take as many new pages as the tree is deep; five is deeper than a map of 64 GiB gets with ordinary keys.
+        self.room -= size + 20480
+        if self.room < 0:
+            self.room = self.namespace.space.recheck(self, size)
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store many entries in one call."""
+        if self.recording is not None:
+            self.recording.put_many(items)
+        else:
+            put_many(self.transaction, items)
+
+    def entries(self) -> int:
+        """Return how many entries the whole keyspace has, uncommitted changes included; about 0.7 us."""
+        transaction = self.transaction if self.recording is None else self.recording.inner
+        return int(transaction.stat()["entries"])
+
+    def new_id(self, count: int = 1) -> int:
+        """Return the first of ``count`` ids that were never used before."""
+        meta = Meta.unpack(self.transaction.get(META_KEY))
+        first = meta.next_id
+        meta.next_id += count
+        self.transaction.put(META_KEY, meta.pack())
+        return first
+
+    def watch(self, object_id: int, iterator: Detachable) -> None:
+        """Have ``iterator.detach()`` called before the object changes, or a savepoint opens or closes."""
+        if self._live is None:
+            self._live = {}
+        self._live.setdefault(object_id, WeakSet()).add(iterator)
+
+    def _detach(self, object_id: int | None = None) -> None:
+        if self._live is not None:
+            for key in [object_id] if object_id is not None else list(self._live):
+                for iterator in list(self._live.pop(key, ())):
+                    iterator.detach()
+            if not self._live:
+                self._live = None
+
+    def detach_all(self) -> None:
+        """Let every iterator take what it still needs."""
+        self._detach()
+
+    # Savepoints: LMDB's child transactions. While one is open its parent must not be used, so the current one is always in `transaction`.
+
+    def begin_savepoint(self) -> None:
+        """Begin a savepoint; changes from here on can be undone alone."""
+        self._detach()
+        savepoint = _Savepoint(self)
+        child = self.namespace.engine.begin_child(savepoint.transaction if self.recording is None else self.recording.inner)
+        if self._savepoints is None:
+            self._savepoints = []
+        self._savepoints.append(savepoint)
+        if self.recording is None:
+            self.transaction = child
+        else:
+            self.recording.inner, savepoint.transaction = child, self.recording.inner
+
+    def end_savepoint(self, keep: bool) -> None:
+        """End the innermost savepoint; keep its changes, or undo them."""
+        self._detach()
+        assert self._savepoints
+        savepoint = self._savepoints.pop()
+        child = self.transaction if self.recording is None else self.recording.inner
+        try:
+            if keep:
+                child.commit()
+            else:
+                child.abort()
+        except EngineError as error:
+            keep = False
+            raise translate(error, self.namespace.name, "ending a savepoint") from error
+        finally:
+            if self.recording is None:
+                self.transaction = savepoint.transaction
+            else:
+                self.recording.inner = savepoint.transaction
+            if not keep:
+                self.states = savepoint.states
+                self.events = savepoint.events
+                if self.recording is not None:
+                    self.recording.rewind(savepoint.recorded)
+
+    def write_headers(self) -> None:
+        """Write the headers of the objects that changed; a step of the commit."""
+        transaction = self.transaction
+        for object_id, state in self.states.items():
+            if state.changed:
+                if not state.flags & FLAG_UNVERSIONED:
+                    state.version += 1
+                transaction.put(state.key(object_id), state.pack())
+                state.changed = False
+
+    def end(self) -> None:
+        """Roll back if that is still to be done. Idempotent; does nothing to a transaction inherited over a fork."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is None or self.generation != fork.generation():
+            return
+        self.ended = True
+        if self.views is not None:
+            self.views.end()
+        for savepoint in reversed(self._savepoints or ()):
+            transaction.abort()
+            transaction = savepoint.transaction
+        self._savepoints = None
+        transaction.abort()
+
+
+class Recording:
+    """A write transaction that remembers what was written, so that another thread can write it again, and commit.
+
+    An awaited transaction runs on the event loop's thread, where every operation costs no more than a blocking one. Its commit must not
+    happen there when it waits for the disk, and LMDB wants a transaction committed by the thread that began it. So the recorded writes are
+    made again by the namespace's writer thread while this process still holds the turn and the gate: the state underneath is the same,
+    which :meth:`replay` verifies.
+    """
+
+    __slots__ = ("_log", "base", "inner")
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.base: int = inner.id()
+        self._log: list[tuple[str, tuple[Any, ...]]] = []
+
+    def mark(self) -> int:
+        return len(self._log)
+
+    def rewind(self, mark: int) -> None:
+        del self._log[mark:]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was written."""
+        return not self._log
+
+    def id(self) -> int:
+        return self.base
+
+    def get(self, key: bytes) -> Any:
+        return self.inner.get(key)
+
+    def cursor(self) -> Any:
+        return self.inner.cursor()
+
+    def put(self, key: bytes, value: bytes) -> bool:
+        result: bool = self.inner.put(key, value)
+        self._log.append(("put", (key, value)))
+        return result
+
+    def replace(self, key: bytes, value: bytes) -> Any:
+        result = self.inner.replace(key, value)
+        self._log.append(("put", (key, value)))
+        return result
+
+    def delete(self, key: bytes) -> bool:
+        result: bool = self.inner.delete(key)
+        if result:
+            self._log.append(("delete", (key,)))
+        return result
+
+    def pop(self, key: bytes) -> Any:
+        result = self.inner.pop(key)
+        if result is not None:
+            self._log.append(("delete", (key,)))
+        return result
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        items = list(items)
+        put_many(self.inner, items)
+        self._log.append(("put_many", (items,)))
+
+    def abort(self) -> None:
+        self.inner.abort()
+
+    def replay(self, transaction: Any) -> None:
+        """Make the recorded writes in ``transaction``.
+
+        Raises:
+            TransactionError: The state underneath is another one: something wrote that does not respect the gate.
+        """
+        if transaction.id() != self.base:
+            raise TransactionError(
+                "the namespace was changed during the transaction by a program that does not use parkit; nothing was stored. "
+                "Do not write to parkit's files by other means"
+            )
+        for name, arguments in self._log:
+            if name == "put_many":
+                put_many(transaction, *arguments)
+            else:
+                getattr(transaction, name)(*arguments)
+
+
+def dropped(identity: Identity) -> ObjectNotFoundError:
+    """Return the exception for an object that is no longer there."""
+    return ObjectNotFoundError(f"{identity.path!r} does not exist any more: it was dropped, or the transaction that created it was rolled back")
+
+
+def guarded(namespace: Namespace, action: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call something that talks to LMDB, translating its errors."""
+    try:
+        return call(*arguments)
+    except MapFullError as error:
+        raise namespace.space.full(action) from error
+    except EngineError as error:
+        raise translate(error, namespace.name, action) from error
+
+
+__all__ += ["ContextError", "dropped", "guarded"]

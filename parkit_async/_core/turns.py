@@ -1,0 +1,172 @@
+"""Whose turn it is to write in a namespace, among all threads and tasks of this process.
+
+Rules, and nothing else: this module starts no thread, waits for nothing and knows nothing of LMDB, so it is tested by calling it.
+
+::
+
+              take() / enqueue() finds the turn free
+    (nobody) ───────────────────────────────────────▶ HOLDER
+                                                        │ release()
+    WAITING ◀── enqueue() while somebody holds it       │
+       │                                                ▼
+       ├── granted: the turn is handed over ──────▶ HOLDER      (first come, first served)
+       ├── collected: a holder runs its operations, too         (group commit)
+       └── withdrawn: it never ran
+
+Invariants:
+
+* At most one holder. While anybody waits, a release hands the turn over; it is never free for a newcomer to snatch.
+* A request that is granted or collected can no longer be withdrawn: from then on it has an outcome.
+* Whoever is returned by :meth:`TurnQueue.release` or :meth:`TurnQueue.withdraw` must be woken by the caller, outside of any lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Operation", "Request", "TurnQueue"]
+
+
+class Operation:
+    """One implicit write: what to call inside the transaction, and afterwards what came of it.
+
+    Attributes:
+        call: Called with the write transaction and then ``arguments``.
+        result: What it returned, once ``done``.
+        error: What it raised instead, or what became of the commit.
+        token: For whoever asked; not used here.
+    """
+
+    __slots__ = ("arguments", "call", "done", "error", "result", "token")
+
+    def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], token: Any = None) -> None:
+        self.call = call
+        self.arguments = arguments
+        self.token = token
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+    def outcome(self) -> Any:
+        """Return the result or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Request:
+    """A wish for the turn.
+
+    Args:
+        wake: Called once, by whichever thread grants the turn or finishes the operations; must not block.
+        operations: Implicit writes that any holder may run on the way; None for a lease (an explicit transaction), which must hold
+            the turn itself.
+        thread: Identifier of the thread that waits, or 0 where a task awaits.
+    """
+
+    __slots__ = ("collected", "granted", "operations", "thread", "wake")
+
+    def __init__(self, wake: Callable[[], None], operations: list[Operation] | None, thread: int = 0) -> None:
+        self.wake = wake
+        self.operations = operations
+        self.thread = thread
+        self.granted = False
+        self.collected = False
+
+
+class TurnQueue:
+    """First come, first served; see the module's drawing. Every method may be called by any thread and never blocks for long."""
+
+    __slots__ = ("_mutex", "_slot", "_waiting")
+
+    def __init__(self) -> None:
+        # dict.setdefault() is one atomic step that records *who* took the turn. An interrupt (Ctrl-C) right behind it therefore
+        # cannot lose the turn: the finally clause of the caller still sees that it is the holder.
+        self._slot: dict[int, object] = {}
+        self._waiting: deque[Request] = deque()
+        self._mutex = threading.Lock()
+
+    @property
+    def holder(self) -> Any:
+        """What holds the turn (the token given to :meth:`take`, or a :class:`Request`), or None."""
+        return self._slot.get(0)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, token: object) -> bool:
+        """Take the turn if it is free. Return whether ``token`` holds it now."""
+        return self._slot.setdefault(0, token) is token
+
+    def enqueue(self, request: Request) -> bool:
+        """Take the turn if it is free, else stand in line. Return whether it was granted at once (``wake`` is not called then)."""
+        with self._mutex:
+            self._waiting.append(request)
+            return self._grant() is request
+
+    def release(self, token: object) -> Request | None:
+        """Give up the turn; do nothing if ``token`` does not hold it. Return who holds it next and must be woken, if anybody."""
+        slot = self._slot
+        if slot.get(0) is not token:
+            return None
+        if not self._waiting:
+            del slot[0]
+            if not self._waiting:
+                return None
+            # Somebody stood in line between the two looks, saw the turn taken, and now sleeps: it must be granted here.
+            with self._mutex:
+                return self._grant()
+        with self._mutex:
+            del slot[0]
+            return self._grant()
+
+    def collect(self, limit: int) -> list[Request]:
+        """Take the requests at the head of the line that are no leases, up to ``limit`` operations. Only the holder may call it;
+        it owes each of them an outcome and a wake."""
+        collected: list[Request] = []
+        if not self._waiting:
+            return collected
+        with self._mutex:
+            while self._waiting and self._waiting[0].operations is not None:
+                limit -= len(self._waiting[0].operations)
+                if limit < 0:
+                    break
+                request = self._waiting.popleft()
+                request.collected = True
+                collected.append(request)
+        return collected
+
+    def restore(self, requests: list[Request]) -> None:
+        """Put collected requests back at the head of the line: the holder was interrupted before it ran them."""
+        with self._mutex:
+            for request in reversed(requests):
+                request.collected = False
+                self._waiting.appendleft(request)
+
+    def withdraw(self, request: Request) -> bool:
+        """Leave the line. Return False when it is too late: the request was granted or collected."""
+        with self._mutex:
+            if request.granted or request.collected:
+                return False
+            self._waiting.remove(request)
+            return True
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant does not hold. For tests; nobody may be in the middle of a call."""
+        assert not self._waiting or self._slot, "somebody waits although the turn is free"
+        assert self.holder not in self._waiting, "the holder stands in line"
+        for request in self._waiting:
+            assert not request.granted, "a request in line was granted"
+            assert not request.collected, "a request in line was collected"
+
+    def _grant(self) -> Request | None:
+        if self._waiting:
+            request = self._waiting[0]
+            if self._slot.setdefault(0, request) is request:
+                request.granted = True
+                self._waiting.popleft()
+                return request
+        return None

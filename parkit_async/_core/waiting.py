@@ -1,0 +1,103 @@
+"""What both faces do when they wait: an attempt that says whether to go on, the event that makes another one worth while, and a deadline.
+
+Register, then look, then sleep: see ``shared`` for why no wake can fall in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from .binding import Binding
+from .doorbell import thread_bell
+from .errors import ContextError
+from .ownership import contexts, innermost
+from .shared import TableFullError
+
+__all__ = ["AGAIN", "SAFETY", "block", "deadline_of", "refuse_wait", "remaining"]
+
+AGAIN: Final = object()
+"""What an attempt returns when there is nothing yet."""
+
+SAFETY: Final = 30.0
+"""Seconds after which a waiter looks again although nobody rang. Covers what no one thought of; counted, so that a test can demand zero."""
+
+_UNREGISTERED: Final = 0.05
+
+
+class Counters:
+    """How often waiters of this process woke, and how often of these by the safety re-check."""
+
+    __slots__ = ("rechecks", "wakeups")
+
+    def __init__(self) -> None:
+        self.wakeups = 0
+        self.rechecks = 0
+
+
+counters: Final = Counters()
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Return the moment, on the monotonic clock, at which ``timeout`` seconds are over.
+
+    Raises:
+        ValueError: It is negative.
+    """
+    if timeout is None:
+        return None
+    if timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return time.monotonic() + timeout
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Return how many seconds are left, at least 0."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def refuse_wait(path: str, what: str) -> None:
+    """Raise ContextError if the caller has a transaction or snapshot open, in which what it waits for could never happen."""
+    if contexts:
+        context = innermost()
+        if context is not None:
+            kind = "transaction" if context.writable is not None else "snapshot"
+            raise ContextError(
+                f"{what} of {path!r} would have to wait inside an open {kind} of namespace {context.namespace.name!r}: nobody can change what this "
+                f"{kind} sees, so it would wait for ever. Leave the {kind} first, or do not wait (timeout=0)"
+            )
+
+
+def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None) -> Any:
+    """Call ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
+
+    Blocks the calling thread, asleep on its own socket; returns AGAIN when the deadline has passed.
+    """
+    namespace = binding.namespace
+    bell = thread_bell(namespace.sockets)
+    table = namespace.table
+    safety = SAFETY
+    try:
+        slot = table.register(binding.object_id, event, bell.address)
+    except TableFullError:
+        slot, safety = -1, _UNREGISTERED
+    try:
+        while True:
+            result = attempt()
+            if result is not AGAIN:
+                return result
+            left = remaining(deadline)
+            if left is not None and left <= 0:
+                return AGAIN
+            if bell.wait(safety if left is None else min(left, safety)):
+                counters.wakeups += 1
+            elif left is None or left > safety:
+                counters.wakeups += 1
+                counters.rechecks += 1
+    finally:
+        if slot >= 0:
+            table.unregister(slot)
+
+
+__all__ += ["counters"]
