@@ -2,10 +2,11 @@
 
 # No `from __future__ import annotations`: help() shall print types, not their source.
 
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any, TypeVar, overload
 
 from parkit_async._core import dict_ops
+from parkit_async._core.arguments import pairs
 from parkit_async._core.binding import locate
 from parkit_async._core.codecs import Codec
 from parkit_async._core.dict_ops import ITEMS, KEYS, MISSING, VALUES, Scan
@@ -46,7 +47,7 @@ class Dict(Object, MutableMapping[K, V]):
     type_name = "parkit.Dict"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(  # noqa: D107 (help() prints what the documentation shows)
+    def __init__(
         self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
     ) -> None:
         super().__init__(path, create=create, bind=bind, versioned=versioned, codec=codec)
@@ -178,17 +179,6 @@ class Dict(Object, MutableMapping[K, V]):
     def clear(self) -> None:
         """Delete every entry. However many there are, that is a short transaction; their room comes back little by little."""
         self._home.write(dict_ops.clear, self._binding)
-
-
-def pairs(other: Any, entries: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
-    """Return what ``dict.update`` would take from its arguments."""
-    if isinstance(other, Mapping):
-        found: Iterable[tuple[Any, Any]] = other.items()
-    elif hasattr(other, "keys"):
-        found = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 (that is dict.update's protocol)
-    else:
-        found = other
-    return [*found, *entries.items()] if entries else found
 
 
 class _Keys(KeysView[Any]):

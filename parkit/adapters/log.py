@@ -41,7 +41,7 @@ class Log(Object, Sequence[T]):
     type_name = "parkit.Log"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(  # noqa: D107 (help() prints what the documentation shows)
+    def __init__(
         self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
     ) -> None:
         super().__init__(path, create=create, bind=bind, versioned=versioned, codec=codec)

@@ -41,7 +41,7 @@ class Object(Handle):
     type_name = "parkit.Object"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(  # noqa: D107 (help() prints what the documentation shows)
+    def __init__(
         self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
     ) -> None:
         self._declare(path, create, bind, versioned, codec)

@@ -47,7 +47,7 @@ class Queue(QueueCore, Object, Generic[T]):
     type_name = "parkit.Queue"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, maxsize: int = 0)")
-    def __init__(  # noqa: D107 (as with the other classes)
+    def __init__(
         self,
         path: str,
         /,

@@ -231,7 +231,11 @@ class Scan:
             walk = cursor.iterprev
         if what == KEYS:
             for key in islice(walk(True, False), state.length):
-                yield key[10:].decode() if key[9] == _STR else keys.decode(key[9:])
+                try:
+                    name = key[10:].decode() if key[9] == _STR else keys.decode(key[9:])
+                except UnicodeDecodeError:  # a text with surrogates
+                    name = keys.decode(key[9:])
+                yield name
             return
         entries = islice(walk(), state.length)
         if what == VALUES:

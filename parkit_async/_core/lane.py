@@ -1,6 +1,6 @@
 """The writer thread of a namespace: where an event loop's writes wait for the disk, or for another process, so that the loop does not.
 
-It exists only while an event loop needs it: started at the first job, ended by :meth:`Lane.stop`. It owns no data: whatever it has accepted
+It exists only while event loops need it: started at the first job, ended with the last that had acquired it. It owns no data: whatever it has accepted
 it finishes. It is a daemon only so that an interpreter that was never told to stop it can still exit.
 """
 
@@ -16,13 +16,14 @@ __all__ = ["Lane"]
 class Lane:
     """A thread that runs jobs one after another, in order."""
 
-    __slots__ = ("_jobs", "_mutex", "_name", "_thread", "hops")
+    __slots__ = ("_jobs", "_mutex", "_name", "_thread", "_users", "hops")
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._users = 0
         self.hops = 0
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -34,8 +35,25 @@ class Lane:
                 self._thread = threading.Thread(target=self._run, args=(self._jobs,), name=f"parkit writer {self._name}", daemon=True)
                 self._thread.start()
 
-    def stop(self) -> None:
-        """Finish what was submitted, then end the thread, and wait for that. A later job starts another one. Idempotent."""
+    def acquire(self) -> None:
+        """Say that an event loop uses the lane, until it calls :meth:`release`."""
+        with self._mutex:
+            self._users += 1
+
+    def release(self, timeout: float = 1.0) -> None:
+        """Say that an event loop does not use the lane any more; the last one ends the thread."""
+        with self._mutex:
+            self._users -= 1
+            if self._users > 0:
+                return
+        self.stop(timeout)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Finish what was submitted, and end the thread; a later job starts another one. Idempotent.
+
+        Args:
+            timeout: Seconds to wait for that. A thread that waits for another process's turn goes on waiting, and ends then.
+        """
         with self._mutex:
             thread, self._thread = self._thread, None
             if thread is None:
@@ -43,7 +61,7 @@ class Lane:
             self._jobs.put(None)
             self._jobs = queue.SimpleQueue()
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(timeout)
 
     @staticmethod
     def _run(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:

@@ -117,9 +117,7 @@ class Meta:
 
     def pack(self) -> bytes:
         """Return the record's bytes."""
-        return json.dumps(
-            {"parkit": self.format, "level": self.level, "size": self.size, "next_id": self.next_id, "codecs": self.codecs}
-        ).encode()
+        return json.dumps({"parkit": self.format, "level": self.level, "size": self.size, "next_id": self.next_id, "codecs": self.codecs}).encode()
 
     @classmethod
     def unpack(cls, raw: bytes) -> Meta:

@@ -11,7 +11,7 @@ There is one per process and folder, shared by both faces, all threads and all l
 Blocking callers do all of it in their own thread (:meth:`Namespace.write`, :meth:`Namespace.begin_writing`). The awaitable face does the same
 inline when nothing can make it wait, and otherwise has the namespace's :class:`.Lane` do it; see ``coordinator``.
 
-After a fork the child keeps this object; everything in it that belongs to the parent is replaced at the first use (:meth:`Namespace._revive`).
+After a fork the child keeps this object; everything in it that belongs to the parent is replaced at the first use (:meth:`Namespace.revive`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ from .space import DEFAULT_SIZE, Space
 from .transactions import Reading, Recording, Writing
 from .turns import Operation, Request, TurnQueue
 
-__all__ = ["BATCH", "Namespace", "Statistics"]
+__all__ = ["BATCH", "CONTENDED", "Namespace", "Statistics"]
+
+CONTENDED: Final = object()
+"""Nothing was done, because it would have meant waiting."""
 
 BATCH: Final = 512
 """Operations that one commit takes at most, so that nobody waits long behind others."""
@@ -102,7 +105,6 @@ class Namespace:
         "_generation",
         "_opening",
         "_pins",
-        "_stale",
         "begin",
         "closed",
         "directory",
@@ -113,6 +115,7 @@ class Namespace:
         "name",
         "sockets",
         "space",
+        "stale",
         "statistics",
         "store",
         "table",
@@ -134,7 +137,7 @@ class Namespace:
 
     def _open(self) -> None:
         self._generation = fork.generation()
-        self._stale = False
+        self.stale = False
         self.closed = False
         self.turns = TurnQueue()
         self.lane = Lane(self.name)
@@ -214,16 +217,16 @@ class Namespace:
 
     def forked(self) -> None:
         self.begin = self._begin_in_child
-        self._stale = True
+        self.stale = True
 
     def _begin_in_child(self, *arguments: Any, **options: Any) -> Any:
-        self._revive()
+        self.revive()
         return self.begin(*arguments, **options)
 
-    def _revive(self) -> None:
+    def revive(self) -> None:
         """Replace what belongs to the parent. The environment is not closed, see the fork module."""
         with self._opening:
-            if not self._stale:
+            if not self.stale:
                 return
             _allow_second_open(self.directory)
             self.table.close()
@@ -350,15 +353,23 @@ class Namespace:
             writing = for_writing(self)
             if writing is not None:
                 return self.apply(writing, call, arguments)
-        if self._stale:
-            self._revive()
+        result = self.try_write(call, arguments)
+        if result is CONTENDED:
+            result = self._write_in_line(Operation(call, arguments))
+        if self.table.words[WORD_RETIRED]:
+            self.reclaim()
+        return result
+
+    def try_write(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call an operation in a transaction of its own if neither turn nor gate make it wait. Return CONTENDED, having done nothing, if they do."""
+        if self.stale:
+            self.revive()
         writing = Writing(self)
         if not self.turns.take(writing):
-            return self._write_in_line(Operation(call, arguments))
+            return CONTENDED
         try:
             if not self.gate.try_enter():
-                self.statistics.gate_waits += 1
-                self.gate.enter()
+                return CONTENDED
             self.start(writing)
             result = call(writing, *arguments)
             self.commit(writing)
@@ -394,9 +405,7 @@ class Namespace:
                 self.statistics.waits += 1
                 bell.acquire()
         except BaseException:
-            if not request.granted and not request.collected:
-                self.turns.withdraw(request)
-            if request.granted:
+            if not self.turns.withdraw(request) and request.granted:
                 self.release(request)
             raise
         return request if request.granted else None
@@ -448,6 +457,8 @@ class Namespace:
         try:
             self.start(writing)
             for operation in pending:
+                if not operation.claim():
+                    continue
                 touched = writing.touched
                 try:
                     operation.result = operation.call(writing, *operation.arguments)
@@ -457,7 +468,7 @@ class Namespace:
                         raise
             self.commit(writing, len(pending))
             for operation in pending:
-                operation.done = True
+                operation.done = operation.done or operation.claimed
             for object_id, event in writing.events.items():
                 events[object_id] = events.get(object_id, 0) | event
         except Exception as error:
@@ -474,8 +485,8 @@ class Namespace:
 
     def begin_writing(self, owner: Any) -> Writing:
         """Begin an explicit transaction, waiting for the turn; end it with :meth:`finish`, after :meth:`commit` if it succeeded."""
-        if self._stale:
-            self._revive()
+        if self.stale:
+            self.revive()
         writing = Writing(self, owner)
         if not self.turns.take(writing):
             request = self._stand_in_line(None)
@@ -559,8 +570,6 @@ class Namespace:
         self.release(writing.token)
         if committed:
             self.ring(writing.events)
-            if self.table.words[WORD_RETIRED]:
-                self.reclaim()
 
     def release(self, token: object) -> None:
         """Give up the turn and wake the next in line."""
@@ -623,10 +632,9 @@ def _allow_second_open(directory: Path) -> None:
     module), so the binding's set of open files is found and relieved of it. If a later release keeps its books otherwise, the opening is
     refused as before, and says so.
     """
-    inodes = set()
-    for name in ("data.mdb", "lock.mdb"):
-        status = os.stat(directory / name)
-        inodes.add(("ino", status.st_dev, status.st_ino))
+    statuses = [os.stat(directory / name) for name in ("data.mdb", "lock.mdb")]
+    # Frozen, so that the search does not find it: a set would be a subset of itself, and be emptied first.
+    inodes = frozenset(("ino", status.st_dev, status.st_ino) for status in statuses)
     for candidate in gc.get_objects():
         if type(candidate) is set and inodes <= candidate:
             candidate -= inodes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -55,7 +55,7 @@ def create(
     uuid = uuid4().hex
     writing.reserve(1024)
     object_id = writing.new_id(2)
-    entry = Entry(object_id, type_name, uuid, versioned, datetime.now(timezone.utc).isoformat(), codec, custom)
+    entry = Entry(object_id, type_name, uuid, versioned, datetime.now(UTC).isoformat(), codec, custom)
     state = State.new(object_id + 1, int(uuid[:15], 16), maxsize, 0 if versioned else FLAG_UNVERSIONED)
     writing.touched += 1
     writing.transaction.put(directory_key(name), entry.pack())

@@ -180,11 +180,11 @@ class Handle:
             if declaration.uuid is not None and entry.uuid != declaration.uuid:
                 raise self._missing()
             if not declaration.bind:
-                raise ObjectExistsError(f"{path!r} exists already (a {entry.type}); bind=False wants a new one: choose another path, or drop() it first")
-            if entry.type != type_name(type(self)):
-                raise TypeError(
-                    f"{path!r} holds a {entry.type}, not a {type_name(type(self))}: open it with its own class, or choose another path"
+                raise ObjectExistsError(
+                    f"{path!r} exists already (a {entry.type}); bind=False wants a new one: choose another path, or drop() it first"
                 )
+            if entry.type != type_name(type(self)):
+                raise TypeError(f"{path!r} holds a {entry.type}, not a {type_name(type(self))}: open it with its own class, or choose another path")
         self._set("_binding", Binding(namespace, path, entry, self._codec_of(entry, namespace)))
 
     def _codec_of(self, entry: Entry, namespace: Namespace) -> Codec | None:
@@ -198,7 +198,9 @@ class Handle:
         if pickled is None:
             return codecs.builtin_codec(entry.codec)
         if namespace.meta.codecs is not None:
-            raise CodecError(f"{entry.codec!r}, the codec of {self._declaration.path!r}, runs code, which namespace {namespace.name!r} does not allow")
+            raise CodecError(
+                f"{entry.codec!r}, the codec of {self._declaration.path!r}, runs code, which namespace {namespace.name!r} does not allow"
+            )
         found: Codec = pickle.loads(base64.b64decode(pickled))
         return found
 
@@ -207,6 +209,15 @@ class Handle:
         if declaration.uuid is not None:
             return ObjectNotFoundError(f"{declaration.path!r} is not the object any more that this handle was made for: that was dropped")
         return ObjectNotFoundError(f"there is no object {declaration.path!r} in the store {declaration.store!r}; create=True creates it")
+
+    def _bound(self) -> Binding:
+        """Return the binding for a read that need not be awaited; bind to what is there if that is still to be done."""
+        return self._binding or self._bind_existing()
+
+    def _bind_existing(self) -> Binding:
+        if not self._look(self._namespace()):
+            raise self._missing()
+        return self._binding
 
     # What all handles are.
 
@@ -229,19 +240,19 @@ class Handle:
 
     def _exists(self) -> bool:
         try:
-            binding = self._binding
+            binding = self._bound()
         except ObjectNotFoundError:
             return False
         found: bool = binding.namespace.read(object_ops.exists, binding)
         return found
 
     def _descriptor(self) -> Any:
-        binding = self._binding
+        binding = self._bound()
         return describe(binding.namespace.read(object_ops.entry_of, binding, self._declaration.name))
 
     def _version_attempt(self, version: int) -> Callable[[], Any]:
         """Return an attempt (see ``waiting``) to find the object's version greater than ``version``."""
-        binding = self._binding
+        binding = self._bound()
         if not binding.entry.versioned:
             raise ValueError(f"{binding.path!r} was created with versioned=False, so its changes cannot be waited for; create it with versioned=True")
 
@@ -255,7 +266,7 @@ class Handle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         declaration = self._declaration
-        uuid = self._binding.entry.uuid if "_binding" in self.__dict__ else declaration.uuid
+        uuid = self._binding.entry.uuid if self.__dict__.get("_binding") else declaration.uuid
         return _restore, (type(self), declaration.path, uuid, declaration.store), None
 
     def __copy__(self) -> Any:

@@ -57,7 +57,7 @@ def leave(context: Reading) -> list[Reading]:
     if stack is None or context not in stack:
         return []
     at = stack.index(context)
-    inner = stack[: at : -1]
+    inner = stack[:at:-1]
     del stack[at:]
     if not stack:
         del contexts[context.owner]

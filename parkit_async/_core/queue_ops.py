@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from .binding import Binding, Failure
@@ -201,7 +201,7 @@ def _describe(error: CodecError) -> str:
 
 
 def _set_aside(transaction: Transaction, binding: Binding, state: State, raw: bytes, reason: str) -> None:
-    head = json.dumps({"reason": reason, "when": datetime.now(timezone.utc).isoformat()}).encode()
+    head = json.dumps({"reason": reason, "when": datetime.now(UTC).isoformat()}).encode()
     transaction.put(index_key(dead_prefix(binding.object_id), state.dead), _reason_size.pack(len(head)) + head + raw)
     state.dead += 1
 

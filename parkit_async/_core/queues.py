@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import Any, ClassVar
 
 from . import queue_ops
+from .layout import UNBOUNDED
 from .objects import Handle
 from .queue_ops import DONE, DeadLetter
 from .waiting import AGAIN
@@ -20,12 +22,14 @@ class QueueCore(Handle):
 
     @staticmethod
     def _check_maxsize(maxsize: int) -> int:
-        if maxsize < 0:
-            raise ValueError(f"maxsize is {maxsize}, but must be 0 (no limit) or more")
+        maxsize = index(maxsize)
+        if not 0 <= maxsize <= UNBOUNDED:
+            raise ValueError(f"maxsize is {maxsize}, but must be 0 (no limit) or more, and at most {UNBOUNDED}")
         return maxsize
 
     @staticmethod
     def _check_count(count: int) -> int:
+        count = index(count)
         if count < 1:
             raise ValueError(f"cannot take {count} items; the number must be 1 or more")
         return count
@@ -38,23 +42,23 @@ class QueueCore(Handle):
 
     def _size(self) -> tuple[int, int]:
         """Return the number of items, and the maximum."""
-        binding = self._binding
+        binding = self._bound()
         size: tuple[int, int] = binding.namespace.read(queue_ops.size, binding)
         return size
 
     def _is_shut_down(self) -> bool:
-        binding = self._binding
+        binding = self._bound()
         found: bool = binding.namespace.read(queue_ops.is_shut_down, binding)
         return found
 
     def _dead_letters(self) -> list[DeadLetter]:
-        binding = self._binding
+        binding = self._bound()
         letters: list[DeadLetter] = binding.namespace.read(queue_ops.dead_letters, binding)
         return letters
 
     def _join_attempt(self) -> Callable[[], Any]:
         """Return an attempt (see ``waiting``) to find every item acknowledged."""
-        binding = self._binding
+        binding = self._bound()
 
         def attempt() -> Any:
             return True if binding.namespace.read(queue_ops.join_state, binding) is DONE else AGAIN

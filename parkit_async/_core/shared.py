@@ -7,7 +7,7 @@ It is one memory-mapped file beside the namespace's LMDB files::
       4096    32768   commit times: the last 4096 commits, at transaction id modulo 4096
      36864    32768   milestones: every 1024th commit, likewise
      69632     4096   occupancy: one byte per slot, 1 while its record is a registration
-     73728   131072   slots: object id, socket address, event mask, spare; 8 bytes each, in the machine's byte order
+     73728   131072   slots: object id, socket address, event mask, rung; 8 bytes each, in the machine's byte order
 
 Invariants:
 
@@ -277,6 +277,7 @@ class SharedTable:
             slots[at] = oid
             slots[at + 1] = address
             slots[at + 2] = mask
+            slots[at + 3] = 0
             # Last, or a sender would read half a record.
             self._occupancy[slot] = 1
         # Here must be a full memory barrier. The waiter stores its registration, then loads the data; the writer stores the data, then
@@ -296,6 +297,14 @@ class SharedTable:
                 self._free.append(slot)
             else:
                 self._unlock(slot)
+
+    def take_ring(self, slot: int) -> bool:
+        """Return whether :meth:`waiters` has found this registration since the last call: which of an event loop's waiters a wake is for."""
+        at = slot * _RECORD_WORDS + 3
+        if not self._slots[at]:
+            return False
+        self._slots[at] = 0
+        return True
 
     def waiters(self, events: Mapping[int, int]) -> list[tuple[int, int]]:
         """Find who waits for what a commit did. To be called after the commit.
@@ -317,6 +326,7 @@ class SharedTable:
             if oid in events and self._occupancy[slot]:
                 at = slot * _RECORD_WORDS
                 if self._slots[at + 2] & events[oid]:
+                    self._slots[at + 3] = 1
                     found.append((slot, self._slots[at + 1]))
         return found
 

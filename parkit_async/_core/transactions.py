@@ -23,11 +23,11 @@ from weakref import WeakSet
 from . import fork
 from .engine import EngineError, MapFullError, put_many, translate
 from .errors import ContextError, ObjectNotFoundError, TransactionError
-from .layout import META_KEY, FLAG_UNVERSIONED, Meta, State
+from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
 
 if TYPE_CHECKING:
-    from .namespace import Namespace
     from .mapped import Mapped
+    from .namespace import Namespace
 
 __all__ = ["Detachable", "Identity", "Reading", "Recording", "Writing"]
 

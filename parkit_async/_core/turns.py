@@ -33,14 +33,17 @@ __all__ = ["Operation", "Request", "TurnQueue"]
 class Operation:
     """One implicit write: what to call inside the transaction, and afterwards what came of it.
 
+    Whoever is to run it claims it first, and whoever asked for it may revoke it until then; only one of the two succeeds.
+
     Attributes:
         call: Called with the write transaction and then ``arguments``.
         result: What it returned, once ``done``.
         error: What it raised instead, or what became of the commit.
         token: For whoever asked; not used here.
+        claimed: Whether it is run, or was.
     """
 
-    __slots__ = ("arguments", "call", "done", "error", "result", "token")
+    __slots__ = ("_ticket", "arguments", "call", "claimed", "done", "error", "result", "token")
 
     def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], token: Any = None) -> None:
         self.call = call
@@ -49,6 +52,27 @@ class Operation:
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
+        self.claimed = False
+        self._ticket = [None]  # list.pop() is one atomic step
+
+    def claim(self) -> bool:
+        """Return whether it may be run: it was not revoked. May be called again by who claimed it."""
+        if not self.claimed:
+            try:
+                self._ticket.pop()
+            except IndexError:
+                return False
+            self.claimed = True
+        return True
+
+    def revoke(self) -> bool:
+        """Return whether it will not be run; False if it is claimed already."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        self.done = True
+        return True
 
     def outcome(self) -> Any:
         """Return the result or raise the error."""
@@ -147,11 +171,12 @@ class TurnQueue:
                 self._waiting.appendleft(request)
 
     def withdraw(self, request: Request) -> bool:
-        """Leave the line. Return False when it is too late: the request was granted or collected."""
+        """Leave the line. Return False when it is too late, or too early: the request was granted or collected, or never stood there."""
         with self._mutex:
-            if request.granted or request.collected:
+            try:
+                self._waiting.remove(request)
+            except ValueError:
                 return False
-            self._waiting.remove(request)
             return True
 
     def validate(self) -> None:

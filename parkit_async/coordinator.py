@@ -1,0 +1,420 @@
+"""The coordinator of a namespace: what an event loop cannot do at once, it does, so that the loop never waits.
+
+::
+
+    await d.set(k, v)
+      │ in the task's own transaction ─────────────────────────────▶ inline
+      │ no fsync to wait for, turn and gate free ──────────────────▶ inline, one transaction
+      └ otherwise: ask(Write)                                        ┌────────────────────────────┐
+                     │    all Writes in the mailbox: one Request ──▶ │ TurnQueue of the namespace │
+                     ▼                                               └─────────────┬──────────────┘
+                mailbox ── Coordinator                          granted, or collected by another holder
+                     ▲                                                             ▼
+                     │    answers, in one call for the whole batch   ┌────────────────────────────┐
+    async with transaction(d): ask(Lease)  ◀──────────────────────── │ Lane: the writer's thread  │
+                                                                     └────────────────────────────┘
+
+One per event loop and namespace. The lane and the turns are the namespace's, shared by all loops and by the blocking face.
+
+Cancelling (the rule of the whole awaitable face): a call that raises CancelledError has not happened. While a write has not been claimed by
+whoever runs it, cancelling revokes it. Once it is claimed the call waits for the outcome, returns it, and has the cancellation delivered at
+the task's next await.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from ._core.engine import EngineError
+from ._core.errors import ContextError
+from ._core.namespace import BATCH, Namespace, Statistics
+from ._core.queue_ops import EMPTY, FULL
+from ._core.transactions import Recording, Writing
+from ._core.turns import Operation, Request
+from .actor import LATER, Actor, Envelope
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+__all__ = ["Chores", "Coordinator", "Lease", "Write"]
+
+
+@dataclass(slots=True, frozen=True)
+class Write:
+    """Run an operation in a transaction; answered with its result when that is committed."""
+
+    operation: Operation
+
+
+@dataclass(slots=True, frozen=True)
+class Lease:
+    """Get the turn and the gate for an explicit transaction; answered, with nothing, when they are held."""
+
+    writing: Writing
+    request: Request
+
+
+@dataclass(slots=True, frozen=True)
+class Chores:
+    """Reclaim what was cleared or dropped, and free the reader slots of dead processes."""
+
+
+@dataclass(slots=True, frozen=True)
+class Report:
+    """Answered with the namespace's statistics."""
+
+
+def refuse_deadlock(namespace: Namespace) -> None:
+    """Raise ContextError if a blocking transaction around the running loop holds the turn: it cannot end before the loop does."""
+    holder = namespace.turns.holder
+    if isinstance(holder, Writing) and holder.owner == get_ident():
+        raise ContextError(
+            f"a blocking transaction of namespace {namespace.name!r} is open around this event loop, so the task would wait for ever; "
+            "leave it before running the loop, or do the work in the blocking face"
+        )
+
+
+async def settle(reply: asyncio.Future[Any], operation: Operation) -> Any:
+    """Await the answer to a Write, see the module for what cancelling does."""
+    try:
+        return await asyncio.shield(reply)
+    except asyncio.CancelledError:
+        if operation.revoke():
+            reply.cancel()
+            raise
+        await outlast(reply)
+        if operation.error is not None or operation.result is EMPTY or operation.result is FULL:
+            reply.exception()  # is retrieved: nobody else will
+            raise
+    cancel_again()
+    return reply.result()
+
+
+async def outlast(reply: asyncio.Future[Any]) -> None:
+    """Wait until a future is done, however often the task is cancelled meanwhile."""
+    while not reply.done():
+        try:
+            await asyncio.wait([reply])
+        except asyncio.CancelledError:
+            continue
+
+
+def cancel_again() -> None:
+    """Deliver, at the running task's next await, a cancellation that was caught because the call had succeeded.
+
+    Whoever asked for it (a timeout, say) may have withdrawn it by then; then there is nothing to deliver.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_soon(_cancel_again, task)
+
+
+def _cancel_again(task: asyncio.Task[Any]) -> None:
+    if not task.done() and task.cancelling():
+        task.uncancel()
+        task.cancel()
+
+
+class Coordinator(Actor["Write | Lease | Chores | Report"]):
+    """See the module.
+
+    Args:
+        runtime: Of the running event loop.
+        namespace: What it coordinates.
+    """
+
+    def __init__(self, runtime: Runtime, namespace: Namespace) -> None:
+        super().__init__(f"parkit coordinator {namespace.name}")
+        self._runtime = runtime
+        self._namespace = namespace
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._chores: asyncio.Future[None] | None = None
+        self.batches = 0
+        self.operations = 0
+        namespace.lane.acquire()
+
+    async def receive(self, envelope: Envelope[Any]) -> Any:
+        message = envelope.message
+        if isinstance(message, Write):
+            self._write_all([envelope, *self.take(Write)])
+        elif isinstance(message, Lease):
+            self._lease(message, envelope)
+        elif isinstance(message, Chores):
+            self._start_chores()
+            return None
+        else:
+            return self.statistics()
+        return LATER
+
+    def statistics(self) -> Statistics:
+        """Return what the namespace has done in this process: commits, operations, fsyncs, hops, waits."""
+        return self._namespace.statistics.copy(self._namespace.lane.hops)
+
+    # Writes: one request for all that wait in the mailbox.
+
+    def _write_all(self, envelopes: list[Envelope[Write]]) -> None:
+        for start in range(0, len(envelopes), BATCH):
+            portion = envelopes[start : start + BATCH]
+            operations = []
+            for envelope in portion:
+                assert envelope.reply is not None
+                envelope.message.operation.token = envelope.reply
+                self._track(envelope.reply)
+                operations.append(envelope.message.operation)
+            self.batches += 1
+            self.operations += len(operations)
+            request = Request(_nothing, operations)
+            request.wake = functools.partial(self._woken, request)
+            if self._namespace.turns.enqueue(request):
+                self._woken(request)
+            else:
+                self._namespace.statistics.waits += 1
+
+    def _woken(self, request: Request) -> None:
+        """The request has the turn, or was run by somebody who had it. Called by whichever thread that was."""
+        if request.granted:
+            self._namespace.lane.submit(functools.partial(self._lead, request))
+        else:
+            self._post_answers(request.operations or ())
+
+    def _lead(self, request: Request) -> None:
+        """In the lane's thread."""
+        try:
+            self._namespace.lead(request)
+        except BaseException as error:
+            for operation in request.operations or ():
+                if not operation.done:
+                    operation.error, operation.done = error, True
+        finally:
+            self._post_answers(request.operations or ())
+
+    def _post_answers(self, operations: Iterable[Operation]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_answer, operations)
+        except RuntimeError:
+            # The loop was closed without waiting for its tasks; nobody is left to hear it.
+            pass
+
+    # Leases.
+
+    def _lease(self, lease: Lease, envelope: Envelope[Any]) -> None:
+        reply = envelope.reply
+        assert reply is not None
+        if reply.done():
+            return
+        self._track(reply)
+        request = lease.request
+        request.wake = functools.partial(self._granted, lease, reply)
+        if self._namespace.turns.enqueue(request):
+            self._granted(lease, reply)
+        else:
+            self._namespace.statistics.waits += 1
+
+    def _granted(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+        """The lease has the turn; now the gate. Called by whichever thread gave up the turn."""
+        namespace = self._namespace
+        try:
+            entered = namespace.gate.try_enter()
+        except BaseException as error:
+            namespace.release(lease.request)
+            self._post_lease(lease, reply, error)
+            return
+        if entered:
+            self._post_lease(lease, reply, None)
+        else:
+            namespace.statistics.gate_waits += 1
+            namespace.lane.submit(functools.partial(self._enter_gate, lease, reply))
+
+    def _enter_gate(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+        """In the lane's thread."""
+        try:
+            self._namespace.gate.enter()
+        except BaseException as error:
+            self._namespace.release(lease.request)
+            self._post_lease(lease, reply, error)
+            return
+        self._post_lease(lease, reply, None)
+
+    def _post_lease(self, lease: Lease, reply: asyncio.Future[Any], error: BaseException | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over, lease, reply, error)
+        except RuntimeError:
+            if error is None:
+                self._give_back(lease)
+
+    def _hand_over(self, lease: Lease, reply: asyncio.Future[Any], error: BaseException | None) -> None:
+        if reply.done():
+            # The task was cancelled while it waited.
+            if error is None:
+                self._give_back(lease)
+        elif error is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(None)
+
+    def _give_back(self, lease: Lease) -> None:
+        self._namespace.gate.leave()
+        self._namespace.release(lease.request)
+
+    # Transactions of tasks: begun here, left in the coordinator's hands at the end.
+
+    async def begin(self, owner: Any) -> Writing:
+        """Begin an explicit transaction on the loop's thread. Cancelled while it waits, it never was in line."""
+        namespace = self._namespace
+        if namespace.stale:
+            namespace.revive()
+        writing = Writing(namespace, owner)
+        if not (namespace.turns.take(writing) and self._pass_gate(writing)):
+            refuse_deadlock(namespace)
+            lease = Lease(writing, Request(_nothing, None, 0))
+            reply = self.ask(lease)
+            writing.token = lease.request
+            try:
+                await reply
+            except asyncio.CancelledError:
+                if not reply.cancelled() and reply.done() and reply.exception() is None:
+                    # Handed over and cancelled in the same turn of the loop.
+                    self._give_back(lease)
+                else:
+                    # Where it is too late for this, _lease or _hand_over finds the reply cancelled.
+                    namespace.turns.withdraw(lease.request)
+                raise
+        try:
+            namespace.start(writing)
+            if namespace.engine.level != "off":
+                writing.recording = writing.transaction = Recording(writing.transaction)
+            return writing
+        except BaseException as error:
+            namespace.finish(writing)
+            if isinstance(error, EngineError):
+                raise namespace.space.failed(error, "beginning a transaction") from error
+            raise
+
+    def _pass_gate(self, writing: Writing) -> bool:
+        if self._namespace.gate.try_enter():
+            return True
+        self._namespace.release(writing)
+        return False
+
+    async def commit(self, writing: Writing) -> None:
+        """Commit and end an explicit transaction. Once this is called it happens or fails, whatever is cancelled."""
+        namespace = self._namespace
+        if writing.recording is None or not writing.touched:
+            try:
+                namespace.commit(writing)
+            except EngineError as error:
+                raise namespace.space.failed(error, "committing") from error
+            finally:
+                namespace.finish(writing)
+            return
+        try:
+            writing.write_headers()
+            writing.recording.abort()
+        except BaseException as error:
+            namespace.finish(writing)
+            if isinstance(error, EngineError):
+                raise namespace.space.failed(error, "committing") from error
+            raise
+        reply: asyncio.Future[None] = self._loop.create_future()
+        self._track(reply)
+        namespace.lane.submit(functools.partial(self._commit, writing, reply))
+        try:
+            await asyncio.shield(reply)
+        except asyncio.CancelledError:
+            await outlast(reply)
+            if reply.exception() is not None:
+                raise
+            cancel_again()
+
+    def _commit(self, writing: Writing, reply: asyncio.Future[None]) -> None:
+        """In the lane's thread."""
+        namespace = self._namespace
+        error: BaseException | None = None
+        try:
+            namespace.commit_recording(writing)
+            writing.transaction = None
+        except EngineError as failure:
+            error = namespace.space.failed(failure, "committing")
+            error.__cause__ = failure
+        except BaseException as failure:
+            error = failure
+        finally:
+            namespace.finish(writing)
+        try:
+            self._loop.call_soon_threadsafe(_resolve, reply, error)
+        except RuntimeError:
+            pass
+
+    # Chores, and the end.
+
+    def _start_chores(self) -> None:
+        if self._chores is None:
+            self._chores = self._loop.create_future()
+            self._track(self._chores)
+            self._namespace.lane.submit(self._reclaim)
+
+    def _reclaim(self) -> None:
+        """In the lane's thread: slice by slice, so that writers come in between."""
+        error: BaseException | None = None
+        again = False
+        try:
+            self._namespace.engine.check_readers()
+            again = self._namespace.reclaim()
+        except Exception as failure:
+            error = failure
+        if again and not self.stopped and self._stopping is None:
+            self._namespace.lane.submit(self._reclaim)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._chores_done, error)
+        except RuntimeError:
+            pass
+
+    def _chores_done(self, error: BaseException | None) -> None:
+        chores, self._chores = self._chores, None
+        if chores is not None and not chores.done():
+            chores.set_result(None)
+        if error is not None and isinstance(error, Exception):
+            self.supervise(Chores(), error)
+
+    def _track(self, future: asyncio.Future[Any]) -> None:
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+
+    async def on_stop(self) -> None:
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
+
+    def close(self) -> None:
+        """Let go of the lane; after :meth:`stop`."""
+        self._namespace.lane.release()
+
+
+def _nothing() -> None:
+    """The wake of a request that is given its real one before it is enqueued."""
+
+
+def _answer(operations: Iterable[Operation]) -> None:
+    for operation in operations:
+        reply = operation.token
+        if not reply.done():
+            if operation.error is not None:
+                reply.set_exception(operation.error)
+            else:
+                reply.set_result(operation.result)
+
+
+def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:
+    if not reply.done():
+        if error is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(None)
+
+
+__all__ += ["Report", "cancel_again", "outlast", "refuse_deadlock", "settle"]

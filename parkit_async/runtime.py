@@ -1,0 +1,325 @@
+"""What parkit keeps for each event loop: its coordinators, its bell, and who waits.
+
+A runtime is made at the first call that needs one, and closed with its loop: ``asyncio.run`` and its like close the asynchronous generators of
+a loop before the loop itself, and the runtime is held by one. A loop that is closed without that leaves a ResourceWarning behind, and its
+sockets are closed when the next runtime is made.
+
+Waiting: all waiters of a loop share one socket, the bell. A commit marks the registrations it concerns, then rings; the loop looks which of its
+own are marked. Where a commit can satisfy only one waiter (an item was put) only the first is woken, and each passes the wake on when it is
+done with it, whatever becomes of it; else all are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from ._core import fork
+from ._core.binding import Binding
+from ._core.doorbell import EVENT_ITEMS, Bell, SocketDirectory
+from ._core.namespace import Namespace
+from ._core.shared import SharedTable, TableFullError
+from ._core.waiting import AGAIN, SAFETY, counters
+from .actor import ActorStoppedError
+from .coordinator import Coordinator
+
+__all__ = ["Runtime", "aclose", "current_runtime"]
+
+T = TypeVar("T")
+
+_UNREGISTERED: Final = 0.05
+
+_runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
+_lock = threading.Lock()
+
+
+def current_runtime() -> Runtime:
+    """Return the runtime of the running event loop, made if there is none."""
+    loop = asyncio.get_running_loop()
+    runtime = _runtimes.get(loop)
+    if runtime is None or runtime.generation != fork.generation():
+        _sweep()
+        runtime = Runtime(loop)
+        with _lock:
+            _runtimes[loop] = runtime
+    return runtime
+
+
+async def aclose() -> None:
+    """Close what parkit has open for the running event loop: finish writes under way, end the writer threads, close the sockets.
+
+    Happens by itself when ``asyncio.run`` ends. Idempotent, bounded in time, and shielded: cancelling the caller does not stop it. Whoever still
+    waits for something gets ActorStoppedError. parkit can be used again afterwards.
+    """
+    runtime = _runtimes.get(asyncio.get_running_loop())
+    if runtime is not None:
+        await runtime.aclose()
+
+
+def _sweep() -> None:
+    """Close the runtimes of loops that were closed without closing theirs."""
+    with _lock:
+        abandoned = [loop for loop in _runtimes if loop.is_closed()]
+        runtimes = [_runtimes.pop(loop) for loop in abandoned]
+    for runtime in runtimes:
+        runtime.abandon()
+
+
+class _Waiters:
+    """Those of a loop who wait for one event of one object, first come, first served."""
+
+    __slots__ = ("_broadcast", "futures", "slot", "table", "users")
+
+    def __init__(self, table: SharedTable, slot: int, broadcast: bool) -> None:
+        self.table = table
+        self.slot = slot
+        self._broadcast = broadcast
+        self.futures: deque[asyncio.Future[bool]] = deque()
+        self.users = 0
+
+    def ring(self) -> None:
+        """Wake all, or the first."""
+        while self.futures:
+            future = self.futures.popleft()
+            if not future.done():
+                future.set_result(True)
+                if not self._broadcast:
+                    return
+
+    def ring_all(self) -> None:
+        """Wake all."""
+        while self.futures:
+            future = self.futures.popleft()
+            if not future.done():
+                future.set_result(True)
+
+    def pass_on(self) -> None:
+        """Wake the next, since the one who was woken is done."""
+        if not self._broadcast:
+            self.ring()
+
+
+class Runtime:
+    """See the module. Only its loop's thread may call it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.generation = fork.generation()
+        self._loop = loop
+        self._coordinators: dict[int, Coordinator] = {}
+        self._bells: dict[SocketDirectory, Bell] = {}
+        self._waiters: dict[tuple[int, int, int], _Waiters] = {}
+        self._jobs: dict[object, asyncio.Future[Any]] = {}
+        self._safety: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._keeper = self._live()
+        # Run it up to its yield: from then on the loop knows it, and closes it before itself.
+        try:
+            self._keeper.asend(None).send(None)
+        except StopIteration:
+            pass
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    def coordinator(self, namespace: Namespace) -> Coordinator:
+        """Return the coordinator of a namespace on this loop, made if there is none."""
+        coordinator = self._coordinators.get(id(namespace))
+        if coordinator is None or coordinator.stopped:
+            coordinator = self._coordinators[id(namespace)] = Coordinator(self, namespace)
+        return coordinator
+
+    async def in_thread(self, key: object, call: Callable[[], T]) -> T:
+        """Run something that may wait for the disk in a thread of its own; calls with the same key share one. Cancelling does not stop it."""
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = self._loop.create_future()
+            threading.Thread(target=_run_job, args=(self._loop, job, call), name="parkit opening", daemon=True).start()
+            job.add_done_callback(lambda _: self._jobs.pop(key, None))
+        result: T = await asyncio.shield(job)
+        return result
+
+    # Waiting.
+
+    async def wait(self, binding: Binding, event: int, attempt: Callable[[], Awaitable[Any]], deadline: float | None) -> Any:
+        """Await ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
+
+        Returns AGAIN when the deadline, on the monotonic clock, has passed. Cancelled while it waits, nothing was done.
+        """
+        waiters = self._register(binding, event)
+        woken = False
+        try:
+            while True:
+                # In line before the look: a ring during an attempt that takes time is not missed.
+                future: asyncio.Future[bool] = self._loop.create_future()
+                if woken:
+                    waiters.futures.appendleft(future)
+                else:
+                    waiters.futures.append(future)
+                timer: asyncio.TimerHandle | None = None
+                try:
+                    result = await attempt()
+                    if result is not AGAIN:
+                        woken = True
+                        return result
+                    if deadline is not None:
+                        left = deadline - time.monotonic()
+                        if left <= 0:
+                            return AGAIN
+                        timer = self._loop.call_later(left, _expire, future)
+                    woken = await future
+                    if woken:
+                        counters.wakeups += 1
+                except BaseException:
+                    woken = woken or (future.done() and not future.cancelled() and future.result())
+                    raise
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+                    if future in waiters.futures:
+                        waiters.futures.remove(future)
+        finally:
+            if woken:
+                waiters.pass_on()
+            self._unregister(binding, event, waiters)
+
+    def _register(self, binding: Binding, event: int) -> _Waiters:
+        namespace = binding.namespace
+        key = id(namespace), binding.object_id, event
+        waiters = self._waiters.get(key)
+        if waiters is None:
+            try:
+                slot = namespace.table.register(binding.object_id, event, self._bell(namespace.sockets).address)
+            except TableFullError:
+                slot = -1
+            waiters = self._waiters[key] = _Waiters(namespace.table, slot, event != EVENT_ITEMS)
+            if self._safety is None:
+                self._safety = self._loop.call_later(SAFETY if slot >= 0 else _UNREGISTERED, self._recheck)
+        waiters.users += 1
+        return waiters
+
+    def _unregister(self, binding: Binding, event: int, waiters: _Waiters) -> None:
+        waiters.users -= 1
+        if not waiters.users:
+            self._waiters.pop((id(binding.namespace), binding.object_id, event), None)
+            if waiters.slot >= 0:
+                waiters.table.unregister(waiters.slot)
+            if not self._waiters and self._safety is not None:
+                self._safety.cancel()
+                self._safety = None
+
+    def _bell(self, directory: SocketDirectory) -> Bell:
+        bell = self._bells.get(directory)
+        if bell is None or bell.closed:
+            bell = self._bells[directory] = Bell(directory)
+            self._loop.add_reader(bell.fileno(), self._rung, bell)
+        return bell
+
+    def _rung(self, bell: Bell) -> None:
+        bell.drain()
+        for waiters in list(self._waiters.values()):
+            if waiters.slot >= 0 and waiters.table.take_ring(waiters.slot):
+                waiters.ring()
+
+    def _recheck(self) -> None:
+        """Have every waiter look, for what no one thought of."""
+        self._safety = None
+        if self._waiters:
+            every = list(self._waiters.values())
+            counters.rechecks += 1
+            self._safety = self._loop.call_later(SAFETY if all(waiters.slot >= 0 for waiters in every) else _UNREGISTERED, self._recheck)
+            for waiters in every:
+                waiters.ring_all()
+
+    # The end.
+
+    async def aclose(self) -> None:
+        """See :func:`aclose`."""
+        if self._closing is None:
+            self._closing = self._loop.create_future()
+            self._loop.create_task(self._close(self._closing), name="parkit: closing")
+        await asyncio.shield(self._closing)
+
+    async def _close(self, closing: asyncio.Future[None]) -> None:
+        try:
+            coordinators = list(self._coordinators.values())
+            self._coordinators.clear()
+            await asyncio.gather(*(coordinator.stop() for coordinator in coordinators), return_exceptions=True)
+            for coordinator in coordinators:
+                coordinator.close()
+            jobs = list(self._jobs.values())
+            if jobs:
+                await asyncio.wait(jobs, timeout=5)
+        finally:
+            self._let_go()
+            for waiters in list(self._waiters.values()):
+                for future in waiters.futures:
+                    if not future.done():
+                        future.set_exception(ActorStoppedError("parkit was closed on this event loop while the call waited"))
+            closing.set_result(None)
+
+    def _let_go(self) -> None:
+        with _lock:
+            if _runtimes.get(self._loop) is self:
+                del _runtimes[self._loop]
+        if self._safety is not None:
+            self._safety.cancel()
+        for bell in self._bells.values():
+            if not self._loop.is_closed() and not bell.closed:
+                self._loop.remove_reader(bell.fileno())
+            bell.close()
+        self._bells.clear()
+
+    def abandon(self) -> None:
+        """Close what is left of a runtime whose loop was closed without it."""
+        if self.generation != fork.generation():
+            return
+        warnings.warn(
+            "an event loop was closed while parkit was open on it; run it with asyncio.run(), or await parkit_async.aclose() before you close it",
+            ResourceWarning,
+            stacklevel=4,
+        )
+        for waiters in self._waiters.values():
+            if waiters.slot >= 0:
+                waiters.table.unregister(waiters.slot)
+        self._waiters.clear()
+        for coordinator in self._coordinators.values():
+            coordinator.close()
+        self._coordinators.clear()
+        for bell in self._bells.values():
+            bell.close()
+        self._bells.clear()
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+def _run_job(loop: asyncio.AbstractEventLoop, job: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = call()
+    except BaseException as failure:
+        error = failure
+    try:
+        loop.call_soon_threadsafe(_finish_job, job, result, error)
+    except RuntimeError:
+        # The loop was closed meanwhile; nobody is left to hear it.
+        pass
+
+
+def _finish_job(job: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not job.done():
+        if error is not None:
+            job.set_exception(error)
+        else:
+            job.set_result(result)
