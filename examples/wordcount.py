@@ -194,7 +194,8 @@ def count(folder: str, at_once: int, top: int) -> bool:
     print(f"\n{progress.words:,} words, {len(totals):,} different ones, in {progress.done - progress.skipped:,} text files")
     print(f"{seconds:.1f} seconds, {progress.words / seconds:,.0f} words per second")
     if progress.skipped:
-        print(f"{progress.skipped:,} files are not text or cannot be read, and were skipped")
+        what, verb = ("file is", "was") if progress.skipped == 1 else ("files are", "were")
+        print(f"{progress.skipped:,} {what} not text or cannot be read, and {verb} skipped")
     print()
     for word, number in nlargest(top, totals.items(), key=lambda item: item[1]):
         print(f"  {number:>12,}  {word}")
@@ -271,7 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with chosen_store(options.store):
             return 0 if count(options.folder, options.workers, options.top) else 1
     except KeyboardInterrupt:
-        print("\nwordcount: interrupted; the workers have ended", file=sys.stderr)
+        left = "no process and no store is left" if options.store is None else "no process is left; the store has what was counted until then"
+        print(f"\nwordcount: interrupted; {left}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has left, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,7 +73,8 @@ class transaction:  # noqa: N801 (used like a function)
         finally:
             if kind is not None:
                 scope.namespace.finish(writing)
-        await current_runtime().coordinator(scope.namespace).commit(writing)
+        if kind is None:
+            await current_runtime().coordinator(scope.namespace).commit(writing)
 
 
 class snapshot:  # noqa: N801 (used like a function)
@@ -114,7 +115,7 @@ async def namespace_of(obj: Handle | str | None) -> Namespace:
     if isinstance(obj, Object):
         return (obj._binding or await obj._bind()).namespace
     if isinstance(obj, Handle):
-        return obj._binding.namespace
+        return obj._bound().namespace
     if obj is None or isinstance(obj, str):
         return await open_by_name(check_namespace(obj))
     raise TypeError(f"expected a parkit object or the name of a namespace, not {type(obj).__name__}")

@@ -141,7 +141,8 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
     async def receive(self, envelope: Envelope[Any]) -> Any:
         message = envelope.message
         if isinstance(message, Write):
-            self._write_all([envelope, *self.take(Write)])
+            writes: list[Envelope[Any]] = [envelope, *self.take(Write)]
+            self._write_all(writes)
         elif isinstance(message, Lease):
             self._lease(message, envelope)
         elif isinstance(message, Chores):

@@ -103,8 +103,10 @@ class Dict(Object, Generic[K, V]):
     def __aiter__(self) -> AsyncIterator[K]:
         return self._stream(KEYS)
 
-    def _stream(self, what: str, *bounds: Any, reverse: bool = False) -> Stream[Any]:
-        return Stream(self._binding, self._bind, lambda binding: Scan(binding, what, *bounds, reverse=reverse).run)
+    def _stream(
+        self, what: str, minimum: Any = MISSING, maximum: Any = MISSING, inclusive: tuple[bool, bool] = (True, True), reverse: bool = False
+    ) -> Stream[Any]:
+        return Stream(self._binding, self._bind, lambda binding: Scan(binding, what, minimum, maximum, inclusive, reverse).run)
 
     def irange(
         self, minimum: Any = MISSING, maximum: Any = MISSING, inclusive: tuple[bool, bool] = (True, True), reverse: bool = False
@@ -117,7 +119,7 @@ class Dict(Object, Generic[K, V]):
             inclusive: Whether ``minimum`` and ``maximum`` themselves belong to it.
             reverse: Begin at the end.
         """
-        return self._stream(KEYS, minimum, maximum, inclusive, reverse=reverse)
+        return self._stream(KEYS, minimum, maximum, inclusive, reverse)
 
     def keys(self) -> View[K]:
         """Return a view of the keys, for ``async for``."""

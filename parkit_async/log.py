@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Generic, TypeVar, overload
+from operator import index as as_index
+from typing import Any, Generic, Self, TypeVar, overload
 
 from ._core import log_ops
 from ._core.doorbell import EVENT_CHANGE
@@ -55,7 +56,7 @@ class Log(Object, Generic[T]):
         binding = self._binding or await self._bind()
         if isinstance(index, slice):
             return await read(binding.namespace, log_ops.get_slice, binding, index)
-        return await read(binding.namespace, log_ops.get, binding, index.__index__())
+        return await read(binding.namespace, log_ops.get, binding, as_index(index))
 
     @overload
     async def get(self, index: int) -> T: ...
@@ -142,7 +143,7 @@ class _Following(AsyncIterator[T]):
         self._follower: Follower | None = None if log._binding is None else Follower(log._binding, start)
         self._portion: list[T] = []
 
-    def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from ._core import object_ops
 from ._core.binding import Binding
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from parkit.typeddicts import Descriptor
 
 __all__ = ["Object", "read_attempt"]
-
-Self = TypeVar("Self", bound="Object")
 
 
 class Object(Handle):
@@ -46,15 +44,15 @@ class Object(Handle):
 
     type_name = "parkit.Object"
 
-    _binding: Binding = None  # type: ignore[assignment]
+    _binding: Binding | None = None
 
     def __init__(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None) -> None:
         self._declare(path, create, bind, versioned, codec)
 
-    def __await__(self: Self) -> Generator[Any, None, Self]:
+    def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
 
-    async def _open(self: Self) -> Self:
+    async def _open(self) -> Self:
         if self._binding is None:
             await self._bind()
         return self
@@ -69,7 +67,7 @@ class Object(Handle):
             entry, created = await write(namespace, *self._creation())
             if self._binding is None:
                 self._bind_to(namespace, entry, created)
-        return self._binding
+        return self._bound()
 
     def __getattr__(self, name: str) -> Any:
         # Only names that the instance and its class lack come here.

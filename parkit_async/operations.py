@@ -7,7 +7,7 @@ normally, and the cancellation is delivered at the task's next await.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from ._core.binding import Binding
 from ._core.iteration import stream
@@ -83,7 +83,7 @@ class Stream(AsyncIterator[T]):
         self._run = run
         self._source: Iterator[T] | None = None if binding is None else stream(binding, run(binding))
 
-    def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:

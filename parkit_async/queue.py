@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ._core import queue_ops
-from ._core.binding import Failure
+from ._core.binding import Binding, Failure
 from ._core.codecs import Codec
 from ._core.doorbell import EVENT_DONE, EVENT_ITEMS, EVENT_SPACE
 from ._core.errors import ShutDown
@@ -32,15 +33,15 @@ class QueueFull(asyncio.QueueFull, queue.Full):
     """There is no room, or was none in time. An asyncio.QueueFull and a queue.Full."""
 
 
-if TYPE_CHECKING or not hasattr(asyncio, "QueueShutDown"):
-
-    class QueueShutDown(ShutDown):
-        """The queue was shut down. A queue.ShutDown, and an asyncio.QueueShutDown where Python has that."""
-
-else:
+if sys.version_info >= (3, 13):
 
     class QueueShutDown(asyncio.QueueShutDown, ShutDown):
         """The queue was shut down. An asyncio.QueueShutDown and a queue.ShutDown."""
+
+else:
+
+    class QueueShutDown(ShutDown):
+        """The queue was shut down. A queue.ShutDown, and an asyncio.QueueShutDown where Python has that."""
 
 
 class Queue(QueueCore, Object, Generic[T]):
@@ -93,7 +94,7 @@ class Queue(QueueCore, Object, Generic[T]):
             ValueError: The timeout is negative.
         """
         binding = self._binding or await self._bind()
-        await self._put(queue_ops.put, binding.encode(item), block, timeout)
+        await self._put(binding, queue_ops.put, binding.encode(item), block, timeout)
 
     async def put_nowait(self, item: T) -> None:
         """Put an item if there is room; raise QueueFull if not."""
@@ -106,11 +107,9 @@ class Queue(QueueCore, Object, Generic[T]):
             ValueError: They are more than ``maxsize``, so there never will be room.
         """
         binding = self._binding or await self._bind()
-        await self._put(queue_ops.put_many, binding.encode_all(items), block, timeout)
+        await self._put(binding, queue_ops.put_many, binding.encode_all(items), block, timeout)
 
-    async def _put(self, operation: Any, frames: Any, wait: bool, timeout: float | None) -> None:
-        binding = self._binding
-
+    async def _put(self, binding: Binding, operation: Any, frames: Any, wait: bool, timeout: float | None) -> None:
         async def attempt() -> Any:
             return AGAIN if await write(binding.namespace, operation, binding, frames) is FULL else None
 
@@ -141,9 +140,8 @@ class Queue(QueueCore, Object, Generic[T]):
             ContextError: It would have to wait inside a transaction or snapshot of the task's own.
             ValueError: The timeout is negative.
         """
-        if self._binding is None:
-            await self._bind()
-        item: T = await self._get(self._get_operation(), block, timeout)
+        binding = self._binding or await self._bind()
+        item: T = await self._get(binding, self._get_operation(), block, timeout)
         return item
 
     async def get_nowait(self) -> T:
@@ -157,13 +155,11 @@ class Queue(QueueCore, Object, Generic[T]):
             ValueError: ``n`` is less than 1.
         """
         self._check_count(n)
-        if self._binding is None:
-            await self._bind()
-        items: list[T] = await self._get(self._get_operation(n), block, timeout)
+        binding = self._binding or await self._bind()
+        items: list[T] = await self._get(binding, self._get_operation(n), block, timeout)
         return items
 
-    async def _get(self, operation: tuple[Any, ...], wait: bool, timeout: float | None) -> Any:
-        binding = self._binding
+    async def _get(self, binding: Binding, operation: tuple[Any, ...], wait: bool, timeout: float | None) -> Any:
         namespace = binding.namespace
 
         async def attempt() -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT, RunScript
 
 pytestmark = pytest.mark.processes

@@ -47,9 +47,7 @@ class Dict(Object, MutableMapping[K, V]):
     type_name = "parkit.Dict"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(
-        self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None) -> None:
         super().__init__(path, create=create, bind=bind, versioned=versioned, codec=codec)
 
     __hash__ = None  # type: ignore[assignment]
@@ -182,20 +180,24 @@ class Dict(Object, MutableMapping[K, V]):
 
 
 class _Keys(KeysView[Any]):
+    _mapping: Dict[Any, Any]
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._mapping)
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._mapping)  # type: ignore[call-overload, no-any-return]
+        return reversed(self._mapping)
 
 
 class _Values(ValuesView[Any]):
+    _mapping: Dict[Any, Any]
+
     def __iter__(self) -> Iterator[Any]:
-        binding = self._mapping._binding  # type: ignore[attr-defined]
+        binding = self._mapping._binding
         return stream(binding, Scan(binding, VALUES).run)
 
     def __reversed__(self) -> Iterator[Any]:
-        binding = self._mapping._binding  # type: ignore[attr-defined]
+        binding = self._mapping._binding
         return stream(binding, Scan(binding, VALUES, reverse=True).run)
 
     def __contains__(self, value: object) -> bool:
@@ -203,10 +205,12 @@ class _Values(ValuesView[Any]):
 
 
 class _Items(ItemsView[Any, Any]):
+    _mapping: Dict[Any, Any]
+
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        binding = self._mapping._binding  # type: ignore[attr-defined]
+        binding = self._mapping._binding
         return stream(binding, Scan(binding, ITEMS).run)
 
     def __reversed__(self) -> Iterator[tuple[Any, Any]]:
-        binding = self._mapping._binding  # type: ignore[attr-defined]
+        binding = self._mapping._binding
         return stream(binding, Scan(binding, ITEMS, reverse=True).run)

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: help() shall print types, not their source.
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import index as as_index
 from typing import Any, TypeVar, overload
 
 from parkit_async._core import log_ops
@@ -41,9 +42,7 @@ class Log(Object, Sequence[T]):
     type_name = "parkit.Log"
 
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(
-        self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None) -> None:
         super().__init__(path, create=create, bind=bind, versioned=versioned, codec=codec)
 
     __hash__ = Object.__hash__
@@ -75,7 +74,7 @@ class Log(Object, Sequence[T]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self._home.read(log_ops.get_slice, self._binding, index)
-        return self._home.read(log_ops.get, self._binding, index.__index__())
+        return self._home.read(log_ops.get, self._binding, as_index(index))
 
     @overload
     def get(self, index: int) -> T: ...

@@ -6,11 +6,11 @@ from typing import Any
 
 from parkit.typeddicts import Descriptor
 from parkit_async._core import object_ops
+from parkit_async._core.binding import Binding
 from parkit_async._core.codecs import Codec
 from parkit_async._core.doorbell import EVENT_CHANGE
 from parkit_async._core.namespace import Namespace
 from parkit_async._core.objects import Handle, check_attribute, is_persistent
-from parkit_async._core.registry import open_namespace
 from parkit_async._core.signatures import shown_as
 from parkit_async._core.waiting import AGAIN, block, deadline_of, refuse_wait
 
@@ -40,10 +40,10 @@ class Object(Handle):
 
     type_name = "parkit.Object"
 
+    _binding: Binding
+
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True)")
-    def __init__(
-        self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None
-    ) -> None:
+    def __init__(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, codec: Codec | None = None) -> None:
         self._declare(path, create, bind, versioned, codec)
         self._open()
 
@@ -126,7 +126,8 @@ class Object(Handle):
     @property
     def descriptor(self) -> Descriptor:
         """What ``objects()`` tells of it."""
-        return self._descriptor()
+        descriptor: Descriptor = self._descriptor()
+        return descriptor
 
     def drop(self) -> None:
         """Remove the object with all it holds. Every handle to it, in any process, then raises ObjectNotFoundError."""
@@ -155,6 +156,3 @@ class Object(Handle):
             refuse_wait(self.path, "wait_changed()")
             return block(self._binding, EVENT_CHANGE, attempt, deadline) is not AGAIN
         return True
-
-
-__all__ += ["open_namespace"]

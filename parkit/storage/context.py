@@ -100,7 +100,7 @@ class snapshot:  # noqa: N801 (used like a function)
 def namespace_of(obj: Handle | str | None) -> Namespace:
     """Return the open namespace of an object, or of a name (None: ``default``)."""
     if isinstance(obj, Handle):
-        return obj._binding.namespace
+        return obj._bound().namespace
     if obj is None or isinstance(obj, str):
         return open_namespace(check_namespace(obj))
     raise TypeError(f"expected a parkit object or the name of a namespace, not {type(obj).__name__}")

@@ -113,9 +113,9 @@ class Engine:
 
     __slots__ = ("begin", "environment", "level", "map_size")
 
-    def __init__(self, directory: Path, level: str, size: int, reservation: int = RESERVATION) -> None:
+    def __init__(self, directory: Path, level: str, size: int) -> None:
         self.level = level
-        self.environment = _open(directory, level, max(reservation, size + RESERVE), size + RESERVE)
+        self.environment = _open(directory, level, max(RESERVATION, size + RESERVE), size + RESERVE)
         self.map_size: int = self.environment.info()["map_size"]
         self.begin = self.environment.begin
         try:
@@ -222,7 +222,7 @@ def _check_complete(directory: Path, environment: Any) -> None:
     from lmdb.verify import VerifyError, verify
 
     try:
-        problems = verify(str(path))
+        problems = verify(str(path))  # type: ignore[no-untyped-call]
     except VerifyError as error:
         problems = [str(error)]
     if problems:

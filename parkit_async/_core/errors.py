@@ -19,6 +19,7 @@ Every one of them pickles, keeps its message and its attributes, and carries the
 from __future__ import annotations
 
 import queue
+import sys
 from typing import Any
 
 __all__ = [
@@ -103,12 +104,9 @@ class StoragePathError(ParkitError):
     """The store's folder, or a file in it, cannot be used; the message says how to mend it."""
 
 
-if hasattr(queue, "ShutDown"):
-    ShutDown: type[Exception] = queue.ShutDown
+if sys.version_info >= (3, 13):
+    ShutDown = queue.ShutDown
 else:
 
-    class _ShutDown(Exception):
+    class ShutDown(Exception):
         """Raised by ``put`` and ``get`` of a queue that was shut down (``queue.ShutDown`` from Python 3.13 on)."""
-
-    _ShutDown.__name__ = _ShutDown.__qualname__ = "ShutDown"
-    ShutDown = _ShutDown

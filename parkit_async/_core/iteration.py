@@ -53,8 +53,8 @@ class _Inside:
         if self._rest:
             return self._rest.pop()
         if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+            failure, self._error = self._error, None
+            raise failure
         raise StopIteration
 
     def detach(self) -> None:

@@ -184,6 +184,17 @@ class State:
 
     __slots__ = ("changed", "dead", "flags", "head", "length", "maxsize", "nonce", "prefix", "range", "tail", "unfinished", "version")
 
+    range: int
+    version: int
+    length: int
+    head: int
+    tail: int
+    unfinished: int
+    maxsize: int
+    flags: int
+    dead: int
+    nonce: int
+
     def __init__(self, raw: bytes) -> None:
         (
             self.range,

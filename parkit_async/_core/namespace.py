@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
 from . import fork
@@ -46,6 +46,13 @@ CONTENDED: Final = object()
 
 BATCH: Final = 512
 """Operations that one commit takes at most, so that nobody waits long behind others."""
+
+
+class Pinned(Protocol):
+    """A read transaction that outlives the call that began it."""
+
+    def end(self) -> None: ...
+    def forked(self) -> None: ...
 
 
 class Statistics:
@@ -141,7 +148,7 @@ class Namespace:
         self.closed = False
         self.turns = TurnQueue()
         self.lane = Lane(self.name)
-        self._pins: WeakSet[Reading] = WeakSet()
+        self._pins: WeakSet[Pinned] = WeakSet()
         self.gate = Gate(self.directory)
         self.table = SharedTable(self.directory / "shared")
         try:
@@ -280,12 +287,12 @@ class Namespace:
 
     # Reading.
 
-    def pin(self, reading: Reading) -> None:
+    def pin(self, reading: Pinned) -> None:
         """Note a read transaction that outlives the call: the environment is neither remapped nor reopened meanwhile."""
         self._pins.add(reading)
         fork.on_fork(reading)
 
-    def unpin(self, reading: Reading) -> None:
+    def unpin(self, reading: Pinned) -> None:
         self._pins.discard(reading)
 
     def begin_reading(self) -> Any:
@@ -615,7 +622,7 @@ class Namespace:
         prefix = retired_prefix()
         return bool(cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix))
 
-    def transactions(self) -> Iterator[Reading]:
+    def transactions(self) -> Iterator[Pinned]:
         """Iterate over the snapshots and iterators that this process has open."""
         yield from list(self._pins)
 

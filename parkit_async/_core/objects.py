@@ -92,7 +92,7 @@ class Handle:
     """Codec of a subclass's values, unless one is given at the creation; None is pickle."""
 
     _declaration: Declaration
-    _binding: Binding
+    _binding: Any  # a Binding; the awaitable face has None until it is found
 
     def _declare(
         self,
@@ -212,12 +212,14 @@ class Handle:
 
     def _bound(self) -> Binding:
         """Return the binding for a read that need not be awaited; bind to what is there if that is still to be done."""
-        return self._binding or self._bind_existing()
+        binding: Binding | None = self._binding
+        return binding if binding is not None else self._bind_existing()
 
     def _bind_existing(self) -> Binding:
         if not self._look(self._namespace()):
             raise self._missing()
-        return self._binding
+        bound: Binding = self._binding
+        return bound
 
     # What all handles are.
 

@@ -37,8 +37,8 @@ class QueueCore(Handle):
     def _get_operation(self, count: int | None = None) -> tuple[Any, ...]:
         """Return the write operation that takes an item, or up to ``count`` of them, and its arguments."""
         if count is None:
-            return queue_ops.get, self._binding, self._lifo
-        return queue_ops.get_many, self._binding, self._lifo, count
+            return queue_ops.get, self._bound(), self._lifo
+        return queue_ops.get_many, self._bound(), self._lifo, count
 
     def _size(self) -> tuple[int, int]:
         """Return the number of items, and the maximum."""

@@ -9,7 +9,7 @@ more than it can take (shared by all processes, in :data:`WORD_USED`); when the 
 
     new pages needed  =  growth of the tree so far, and copies of the pages that it touched
     pages to reuse    =  file - live, unless an old snapshot pins them
-    it fits when      file + max(0, needed - reusable) <= maximum
+    it fits when      file + needed - reusable <= maximum
 
 An old snapshot pins what was freed after it began. When the file grew after that, the pages that were free before are used up as well, so
 the snapshot is to blame; else they are not, and writing goes on.
@@ -64,7 +64,7 @@ class Space:
         reusable = max(0, usage.file - usage.live)
         if reusable and usage.file + needed > limit and self._pinned(words[WORD_GROWN]):
             reusable = 0
-        if needed > reusable and usage.file + needed - reusable > limit:
+        if usage.file + needed - reusable > limit:
             raise self.full("storing a value")
         return max(0, limit - usage.file + reusable - needed) * PAGE
 
@@ -73,7 +73,8 @@ class Space:
         return oldest is not None and oldest[1] < grown
 
     def _oldest(self) -> tuple[int, int] | None:
-        """Return (process, transaction) of the oldest open snapshot."""
+        """Return (process, transaction) of the oldest open snapshot. Those of killed processes end here, so that they pin nothing."""
+        self._namespace.engine.check_readers()
         readers = [(reader.transaction, reader.pid) for reader in self._namespace.engine.readers() if reader.transaction is not None]
         if not readers:
             return None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from . import fork
+from .doorbell import EVENT_CHANGE
 from .engine import EngineError, MapFullError, put_many, translate
 from .errors import ContextError, ObjectNotFoundError, TransactionError
 from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
@@ -150,7 +151,7 @@ class Writing(Reading):
         return self
 
     def change(self, identity: Identity, event: int) -> State:
-        """Return the header of an object that is about to change; ``event`` is what waiters will be told."""
+        """Return the header of an object that is about to change; waiters will be told of ``event``, and that it changed."""
         state = self.states.get(identity.object_id)
         if state is None:
             state = self.state(identity)
@@ -159,7 +160,7 @@ class Writing(Reading):
         state.changed = True
         self.touched += 1
         events = self.events
-        events[identity.object_id] = events.get(identity.object_id, 0) | event
+        events[identity.object_id] = events.get(identity.object_id, EVENT_CHANGE) | event
         return state
 
     def reserve(self, size: int) -> None:

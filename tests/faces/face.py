@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import parkit
 import parkit_async
+from parkit_async import runtime
 from parkit_async._core.doorbell import EVENT_ALL
 from parkit_async._core.objects import Handle
 from parkit_async._core.registry import open_namespace
@@ -111,12 +112,13 @@ class Face(ABC):
             assert time.monotonic() < deadline, "it did not happen in time"
             self.breathe()
 
+    @abstractmethod
+    def waiters(self, obj: Any) -> int:
+        """Return how many threads or tasks wait for something of an object."""
+
     def until_waiting(self, obj: Any, count: int = 1) -> None:
-        """Return as soon as that many waiters are registered for an object, so that they are woken by what follows or not at all."""
-        binding = self.raw(obj)._binding
-        table = open_namespace(obj.namespace).table
-        # Looking as a writer does: a waiter that is told to look again for nothing looks, and sleeps again.
-        self.until(lambda: len(table.waiters({binding.object_id: EVENT_ALL})) >= count)
+        """Return as soon as that many wait for something of an object: they are woken by what follows, or not at all."""
+        self.until(lambda: self.waiters(obj) >= count)
 
     def until_in_line(self, namespace: str, before: int) -> None:
         """Return as soon as more than ``before`` threads or tasks have had to wait for the turn to write (``statistics().waits``)."""
@@ -151,6 +153,10 @@ class _Blocking(Face):
 
     def wrap(self, value: Any) -> Any:
         return value
+
+    def waiters(self, obj: Any) -> int:
+        # Looking as a writer does. A waiter that this disturbs looks, and sleeps again.
+        return len(open_namespace(obj.namespace).table.waiters({obj._binding.object_id: EVENT_ALL}))
 
     def breathe(self) -> None:
         os.sched_yield()
@@ -273,6 +279,12 @@ class _Awaitable(Face):
         if isinstance(value, Handle):
             return _Object(self, value)
         return _Stream(self, value) if hasattr(type(value), "__aiter__") else value
+
+    def waiters(self, obj: Any) -> int:
+        # The waiters of a loop share a registration; how many they are its runtime knows.
+        wanted = self.raw(obj)._binding.object_id
+        found = runtime._runtimes[self.loop]._waiters.items()
+        return sum(waiters.users for (_, object_id, _), waiters in found if object_id == wanted)
 
     def breathe(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(0))
