@@ -23,7 +23,7 @@ def main() -> int:
             queue.put(line.rstrip("\n"))
             count += 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted, after {count} lines", file=sys.stderr)
+        print(f"\nweb_producer: interrupted, at line {count + 1}", file=sys.stderr)
         return 130
     except ParkitError as error:
         print(f"web_producer: {error}", file=sys.stderr)

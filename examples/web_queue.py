@@ -4,7 +4,8 @@
     ping localhost | python examples/web_producer.py    in another terminal
 
 Each browser that is connected is a task that awaits the queue, and each item goes to one of them: open the page twice, and the two take turns.
-No thread waits, and nothing asks again and again. A browser that leaves cancels its ``get``, and takes no item with it that it did not get.
+No thread waits, and nothing asks again and again. A browser that leaves cancels its ``get``, which then has taken nothing; only what was on its way
+to that browser is gone with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from socket import socket
 from typing import Any
 
@@ -22,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, StreamingResponse
 from starlette.routing import Route
 
-from parkit_async import Queue, QueueEmpty
+from parkit_async import Queue, QueueEmpty, aclose
 
 __all__ = ["app", "main"]
 
@@ -49,7 +51,7 @@ PAGE = """<!doctype html>
 
 KEEP_ALIVE = 15.0  # seconds after which a silent connection carries a comment, so that proxies keep it and a browser that has vanished is noticed
 
-queue: Queue[Any] = Queue("web/queue")  # opened at its first use, on whichever event loop that is
+queue: Queue[Any] = Queue("web/queue", maxsize=100)
 
 
 class Streams:
@@ -99,7 +101,15 @@ async def events(request: Request) -> StreamingResponse:
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-app = Starlette(routes=[Route("/", page), Route("/events", events)])
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Open the queue before the first request, so that a store that cannot be used stops the start; close what is open before SIGTERM ends it all."""
+    await queue
+    yield
+    await aclose()
+
+
+app = Starlette(routes=[Route("/", page), Route("/events", events)], lifespan=lifespan)
 
 
 class Server(uvicorn.Server):

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from heapq import nlargest
 from multiprocessing import Process
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_BLOCK, SIG_IGN, SIG_UNBLOCK, SIGINT, pthread_sigmask, signal
 
 from parkit import Dict, Log, ParkitError, Queue, ShutDown, set_namespace_synchronous, set_storage_path, transaction
 
@@ -81,7 +81,8 @@ def words_of(path: str) -> Counter[str] | None:
 
 
 def work(files: Queue[str], words: Dict[str, int], reports: Log[Report]) -> None:
-    """Count files until there are no more. Runs in a process of its own."""
+    """Count files until there are no more. Runs in a process of its own, which its parent ends at Ctrl-C."""
+    signal(SIGINT, SIG_IGN)
     try:
         while True:
             path = files.get()
@@ -100,25 +101,26 @@ def work(files: Queue[str], words: Dict[str, int], reports: Log[Report]) -> None
 def workers(number: int, *shared: object) -> Iterator[list[Process]]:
     """Run worker processes; none of them outlives the block."""
     processes: list[Process] = []
-    # Ctrl-C in a terminal goes to all its processes. The workers inherit that it is ignored, so that none of them answers it with a traceback, not
-    # even while it starts; this process ends them.
-    handler = signal(SIGINT, SIG_IGN)
     try:
-        for _ in range(number):
-            process = Process(target=work, args=shared, daemon=True)
-            process.start()
-            processes.append(process)
-        signal(SIGINT, handler)
+        # Ctrl-C in a terminal goes to all its processes. The workers inherit that it is held back, so that none of them answers it with a traceback,
+        # not even while it starts; what comes for this process meanwhile is not lost, and raises KeyboardInterrupt when it is let through.
+        pthread_sigmask(SIG_BLOCK, {SIGINT})
+        try:
+            for _ in range(number):
+                process = Process(target=work, args=shared, daemon=True)
+                process.start()
+                processes.append(process)
+        finally:
+            pthread_sigmask(SIG_UNBLOCK, {SIGINT})
         yield processes
     except BaseException:
-        signal(SIGINT, SIG_IGN)  # once is enough
+        signal(SIGINT, SIG_IGN)  # once is enough: what is left to do is to tidy up
         for process in processes:
             process.terminate()  # safe at any moment: what a worker was storing is stored whole, or not at all
         raise
     finally:
         for process in processes:
             process.join()
-        signal(SIGINT, handler)
 
 
 # What the parent does.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import logging
 from collections import deque
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -109,43 +110,59 @@ class Actor(Generic[Message]):
         """
         if self._stopping is None:
             self._stopping = self._loop.create_future()
-            finishing = self._loop.create_task(self._finish(timeout), name=f"{self.name}: stop")
-            finishing.add_done_callback(_report)
+            self._finish_by(self._loop.time() + timeout)
         await asyncio.shield(self._stopping)
 
-    async def _finish(self, timeout: float) -> None:
-        assert self._stopping is not None
+    def _finish_by(self, deadline: float) -> None:
+        finishing = self._loop.create_task(self._finish(deadline), name=f"{self.name}: stop")
+        finishing.add_done_callback(functools.partial(self._finished, deadline))
+
+    async def _finish(self, deadline: float) -> None:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(deadline):
                 while self._task is not None:
                     await asyncio.wait([self._task])
                 await self.on_stop()
         except TimeoutError:
-            _log.warning("%s did not stop within %s seconds; it was busy with %r", self.name, timeout, self._task)
+            _log.warning("%s did not stop in time; it was busy with %r", self.name, self._task)
             if self._task is not None:
                 self._task.cancel()
-        finally:
-            self._stopped = True
-            self._refuse()
-            if not self._stopping.done():
-                self._stopping.set_result(None)
+
+    def _finished(self, deadline: float, finishing: asyncio.Task[None]) -> None:
+        # Not at the end of the task itself: one that is cancelled before its first step never runs, and nobody would answer those who wait.
+        assert self._stopping is not None
+        if finishing.cancelled() and self._loop.time() < deadline:
+            # asyncio.run() cancels every task when it ends. The stopping goes on, in the time it has.
+            self._finish_by(deadline)
+            return
+        _report(finishing)
+        self._stopped = True
+        self._refuse()
+        if not self._stopping.done():
+            self._stopping.set_result(None)
 
     def _post(self, envelope: Envelope[Message]) -> None:
         if self._stopping is not None or self._stopped:
             raise ActorStoppedError(f"{self.name} has been stopped, and takes no more messages")
         self._mailbox.append(envelope)
         if self._task is None:
-            self._task = self._loop.create_task(self._run(), name=self.name)
+            self._start()
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run(), name=self.name)
+        self._task.add_done_callback(self._ended)
 
     async def _run(self) -> None:
-        try:
-            while self._mailbox and not self._stopped:
-                await self._deliver(self._mailbox.popleft())
-        finally:
-            self._task = None
-            if self._mailbox and not self._stopped and not self._loop.is_closed():
-                # The task was cancelled, as asyncio.run() does with every task when it ends; the mail is delivered all the same.
-                self._task = self._loop.create_task(self._run(), name=self.name)
+        while self._mailbox and not self._stopped:
+            await self._deliver(self._mailbox.popleft())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Not at the end of the task itself: one that is cancelled before its first step never runs, and its mail would lie there for ever.
+        _report(task)
+        self._task = None
+        if self._mailbox and not self._stopped:
+            # More came just now, or the task was cancelled, as asyncio.run() does with every task when it ends: it is delivered all the same.
+            self._start()
 
     async def _deliver(self, envelope: Envelope[Message]) -> None:
         try:
@@ -182,7 +199,7 @@ LATER = _Later()
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        _log.error("stopping failed", exc_info=task.exception())
+        _log.error("%s failed", task.get_name(), exc_info=task.exception())
 
 
 __all__ += ["LATER"]

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from ._core.engine import EngineError
 from ._core.errors import ContextError
 from ._core.namespace import BATCH, Namespace, Statistics
+from ._core.ownership import contexts
 from ._core.queue_ops import EMPTY, FULL
 from ._core.transactions import Recording, Writing
 from ._core.turns import Operation, Request
@@ -51,12 +52,32 @@ class Write:
     operation: Operation
 
 
-@dataclass(slots=True, frozen=True)
 class Lease:
-    """Get the turn and the gate for an explicit transaction; answered, with nothing, when they are held."""
+    """Get the turn and the gate for an explicit transaction; answered, with nothing, when they are held.
 
-    writing: Writing
-    request: Request
+    Whoever gets them claims the lease for its task, which may revoke it until then; only one of the two succeeds, and the other one gives
+    turn and gate back. No step of that needs the loop to run once more: it may be about to be closed.
+
+    Attributes:
+        request: What stands in line, and then holds the turn.
+        error: What came instead of the gate; the turn is given back by then.
+    """
+
+    __slots__ = ("_ticket", "error", "request")
+
+    def __init__(self) -> None:
+        # With its thread, although a task waits: a blocking call there would keep the loop from ending the transaction.
+        self.request = Request(_nothing, None, get_ident())
+        self.error: BaseException | None = None
+        self._ticket = [None]  # list.pop() is one atomic step
+
+    def take(self) -> bool:
+        """Return whether the caller is the first to claim or revoke the lease."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,19 +92,19 @@ class Report:
 
 def refuse_deadlock(namespace: Namespace) -> None:
     """Raise ContextError if a blocking transaction around the running loop holds the turn: it cannot end before the loop does."""
-    holder = namespace.turns.holder
-    if isinstance(holder, Writing) and holder.owner == get_ident():
-        raise ContextError(
-            f"a blocking transaction of namespace {namespace.name!r} is open around this event loop, so the task would wait for ever; "
-            "leave it before running the loop, or do the work in the blocking face"
-        )
+    for context in contexts.get(get_ident(), ()):
+        if context.writes and context.namespace is namespace:
+            raise ContextError(
+                f"a blocking transaction of namespace {namespace.name!r} is open around this event loop, so the task would wait for ever; "
+                "leave it before running the loop, or do the work in the blocking face"
+            )
 
 
 async def settle(reply: asyncio.Future[Any], operation: Operation) -> Any:
     """Await the answer to a Write, see the module for what cancelling does."""
     try:
         return await asyncio.shield(reply)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         if operation.revoke():
             reply.cancel()
             raise
@@ -91,7 +112,7 @@ async def settle(reply: asyncio.Future[Any], operation: Operation) -> Any:
         if operation.error is not None or operation.result is EMPTY or operation.result is FULL:
             reply.exception()  # is retrieved: nobody else will
             raise
-    cancel_again()
+        cancel_again(cancelled)
     return reply.result()
 
 
@@ -104,20 +125,21 @@ async def outlast(reply: asyncio.Future[Any]) -> None:
             continue
 
 
-def cancel_again() -> None:
+def cancel_again(cancelled: asyncio.CancelledError) -> None:
     """Deliver, at the running task's next await, a cancellation that was caught because the call had succeeded.
 
-    Whoever asked for it (a timeout, say) may have withdrawn it by then; then there is nothing to deliver.
+    Whoever asked for it (a timeout, say) may have withdrawn it by then; then there is nothing to deliver. Its message is kept: anyio's cancel
+    scopes know theirs by it.
     """
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().call_soon(_cancel_again, task)
+    asyncio.get_running_loop().call_soon(_cancel_again, task, *cancelled.args[:1])
 
 
-def _cancel_again(task: asyncio.Task[Any]) -> None:
+def _cancel_again(task: asyncio.Task[Any], message: Any = None) -> None:
     if not task.done() and task.cancelling():
         task.uncancel()
-        task.cancel()
+        task.cancel(message)
 
 
 class Coordinator(Actor["Write | Lease | Chores | Report"]):
@@ -222,11 +244,12 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         try:
             entered = namespace.gate.try_enter()
         except BaseException as error:
+            lease.error = error
             namespace.release(lease.request)
-            self._post_lease(lease, reply, error)
+            self._post_lease(lease, reply)
             return
         if entered:
-            self._post_lease(lease, reply, None)
+            self._post_lease(lease, reply)
         else:
             namespace.statistics.gate_waits += 1
             namespace.lane.submit(functools.partial(self._enter_gate, lease, reply))
@@ -236,31 +259,25 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         try:
             self._namespace.gate.enter()
         except BaseException as error:
+            lease.error = error
             self._namespace.release(lease.request)
-            self._post_lease(lease, reply, error)
-            return
-        self._post_lease(lease, reply, None)
+        self._post_lease(lease, reply)
 
-    def _post_lease(self, lease: Lease, reply: asyncio.Future[Any], error: BaseException | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._hand_over, lease, reply, error)
-        except RuntimeError:
-            if error is None:
-                self._give_back(lease)
-
-    def _hand_over(self, lease: Lease, reply: asyncio.Future[Any], error: BaseException | None) -> None:
-        if reply.done():
+    def _post_lease(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+        if not lease.take():
             # The task was cancelled while it waited.
-            if error is None:
-                self._give_back(lease)
-        elif error is not None:
-            reply.set_exception(error)
-        else:
-            reply.set_result(None)
+            self._give_back(lease)
+            return
+        try:
+            self._loop.call_soon_threadsafe(_resolve, reply, lease.error)
+        except RuntimeError:
+            # The loop was closed without waiting for its tasks.
+            self._give_back(lease)
 
     def _give_back(self, lease: Lease) -> None:
-        self._namespace.gate.leave()
-        self._namespace.release(lease.request)
+        if lease.error is None:
+            self._namespace.gate.leave()
+            self._namespace.release(lease.request)
 
     # Transactions of tasks: begun here, left in the coordinator's hands at the end.
 
@@ -269,21 +286,21 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         namespace = self._namespace
         if namespace.stale:
             namespace.revive()
-        writing = Writing(namespace, owner)
+        writing = Writing(namespace)
+        writing.owner = owner
         if not (namespace.turns.take(writing) and self._pass_gate(writing)):
             refuse_deadlock(namespace)
-            lease = Lease(writing, Request(_nothing, None, 0))
-            reply = self.ask(lease)
+            lease = Lease()
             writing.token = lease.request
+            reply = self.ask(lease)
             try:
                 await reply
-            except asyncio.CancelledError:
-                if not reply.cancelled() and reply.done() and reply.exception() is None:
-                    # Handed over and cancelled in the same turn of the loop.
-                    self._give_back(lease)
-                else:
-                    # Where it is too late for this, _lease or _hand_over finds the reply cancelled.
+            except BaseException:
+                if lease.take():
+                    # Where it is too late for this, whoever gets the gate finds the lease revoked.
                     namespace.turns.withdraw(lease.request)
+                else:
+                    self._give_back(lease)
                 raise
         try:
             namespace.start(writing)
@@ -314,7 +331,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
                 namespace.finish(writing)
             return
         try:
-            writing.write_headers()
+            writing.events = writing.write_headers()
             writing.recording.abort()
         except BaseException as error:
             namespace.finish(writing)
@@ -326,11 +343,11 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         namespace.lane.submit(functools.partial(self._commit, writing, reply))
         try:
             await asyncio.shield(reply)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             await outlast(reply)
             if reply.exception() is not None:
                 raise
-            cancel_again()
+            cancel_again(cancelled)
 
     def _commit(self, writing: Writing, reply: asyncio.Future[None]) -> None:
         """In the lane's thread."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._core import administration
 from ._core.namespace import Statistics
+from ._core.ownership import contexts, innermost
 from ._core.paths import check_namespace
 from ._core.registry import known_namespaces
 from ._core.settings import Synchronous, get_storage_path
@@ -33,7 +34,7 @@ __all__ = [
 async def namespaces() -> AsyncIterator[str]:
     """Iterate over the names of the namespaces of the store, in order."""
     store = get_storage_path()
-    for name in await current_runtime().in_thread(("namespaces", store), lambda: known_namespaces(store)):
+    for name in await current_runtime().in_thread(object(), lambda: known_namespaces(store)):
         yield name
 
 
@@ -43,8 +44,13 @@ async def objects(namespace: str | None = None) -> AsyncIterator[tuple[str, Desc
     Args:
         namespace: Its name; None is ``default``. One that was never created has no objects.
     """
-    store = get_storage_path()
-    for found in await current_runtime().in_thread(("objects", store, namespace), lambda: administration.objects(namespace)):
+    if contexts and innermost() is not None:
+        # The task's own transaction, or snapshot, is what it sees.
+        listed = administration.objects(namespace)
+    else:
+        # A job of its own: one that is under way may have looked before the caller's last commit.
+        listed = await current_runtime().in_thread(object(), lambda: administration.objects(namespace))
+    for found in listed:
         yield found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ._core import object_ops
 from ._core.binding import Binding
 from ._core.codecs import Codec
-from ._core.doorbell import EVENT_CHANGE
+from ._core.doorbell import EVENT_ALL
 from ._core.objects import Handle, check_attribute, is_persistent
 from ._core.registry import opened
 from ._core.waiting import AGAIN, deadline_of, refuse_wait
@@ -158,7 +158,7 @@ class Object(Handle):
             ValueError: It is not versioned, or the timeout is negative.
         """
         binding = self._binding or await self._bind()
-        return await self._wait(binding, EVENT_CHANGE, self._version_attempt(version), timeout, "wait_changed()")
+        return await self._wait(binding, EVENT_ALL, self._version_attempt(version), timeout, "wait_changed()")
 
     async def _wait(self, binding: Binding, event: int, attempt: Any, timeout: float | None, what: str) -> bool:
         """Wait until ``attempt``, which only reads, returns something other than AGAIN; return whether it did in time."""

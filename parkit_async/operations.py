@@ -48,19 +48,20 @@ async def write(namespace: Namespace, call: Callable[..., Any], *arguments: Any)
     if contexts:
         writing = for_writing(namespace)
         if writing is not None:
-            return namespace.apply(writing, call, arguments)
+            return namespace.write(call, *arguments)
     if namespace.engine.level == "off":
         result = namespace.try_write(call, arguments)
         if result is not CONTENDED:
             if namespace.table.words[WORD_RETIRED]:
                 current_runtime().coordinator(namespace).tell(Chores())
             return result
+    coordinator = current_runtime().coordinator(namespace)
     refuse_deadlock(namespace)
     operation = Operation(call, arguments)
-    coordinator = current_runtime().coordinator(namespace)
     result = await settle(coordinator.ask(Write(operation)), operation)
     if namespace.table.words[WORD_RETIRED]:
-        coordinator.tell(Chores())
+        # Asked for anew: the one that wrote may have been stopped since, and the write has happened.
+        current_runtime().coordinator(namespace).tell(Chores())
     return result
 
 

@@ -12,6 +12,7 @@ done with it, whatever becomes of it; else all are.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 import warnings
@@ -33,6 +34,9 @@ __all__ = ["Runtime", "aclose", "current_runtime"]
 T = TypeVar("T")
 
 _UNREGISTERED: Final = 0.05
+
+_CLOSING: Final = 5.0
+"""Seconds that closing a runtime takes at most."""
 
 _runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
 _lock = threading.Lock()
@@ -68,6 +72,13 @@ def _sweep() -> None:
         runtimes = [_runtimes.pop(loop) for loop in abandoned]
     for runtime in runtimes:
         runtime.abandon()
+    if any(runtime.generation == fork.generation() for runtime in runtimes):
+        # Last: where warnings are errors, nothing after it would happen.
+        warnings.warn(
+            "an event loop was closed while parkit was open on it; run it with asyncio.run(), or await parkit_async.aclose() before you close it",
+            ResourceWarning,
+            stacklevel=4,
+        )
 
 
 class _Waiters:
@@ -111,6 +122,7 @@ class Runtime:
         self.generation = fork.generation()
         self._loop = loop
         self._coordinators: dict[int, Coordinator] = {}
+        self._ending: list[Coordinator] = []
         self._bells: dict[SocketDirectory, Bell] = {}
         self._waiters: dict[tuple[int, int, int], _Waiters] = {}
         self._jobs: dict[object, asyncio.Future[Any]] = {}
@@ -131,6 +143,8 @@ class Runtime:
 
     def coordinator(self, namespace: Namespace) -> Coordinator:
         """Return the coordinator of a namespace on this loop, made if there is none."""
+        if namespace.stale:
+            namespace.revive()
         coordinator = self._coordinators.get(id(namespace))
         if coordinator is None or coordinator.stopped:
             coordinator = self._coordinators[id(namespace)] = Coordinator(self, namespace)
@@ -178,7 +192,7 @@ class Runtime:
                     if woken:
                         counters.wakeups += 1
                 except BaseException:
-                    woken = woken or (future.done() and not future.cancelled() and future.result())
+                    woken = woken or (future.done() and not future.cancelled() and future.exception() is None and future.result())
                     raise
                 finally:
                     if timer is not None:
@@ -200,6 +214,9 @@ class Runtime:
             except TableFullError:
                 slot = -1
             waiters = self._waiters[key] = _Waiters(namespace.table, slot, event != EVENT_ITEMS)
+            if self._safety is not None and slot < 0:
+                self._safety.cancel()  # it is far off, and nobody will ring for this one
+                self._safety = None
             if self._safety is None:
                 self._safety = self._loop.call_later(SAFETY if slot >= 0 else _UNREGISTERED, self._recheck)
         waiters.users += 1
@@ -244,26 +261,45 @@ class Runtime:
         """See :func:`aclose`."""
         if self._closing is None:
             self._closing = self._loop.create_future()
-            self._loop.create_task(self._close(self._closing), name="parkit: closing")
+            self._close_by(self._loop.time() + _CLOSING)
         await asyncio.shield(self._closing)
 
-    async def _close(self, closing: asyncio.Future[None]) -> None:
-        try:
-            coordinators = list(self._coordinators.values())
+    def _close_by(self, deadline: float) -> None:
+        closing = self._loop.create_task(self._close(deadline), name="parkit: closing")
+        closing.add_done_callback(functools.partial(self._closed, deadline))
+
+    async def _close(self, deadline: float) -> None:
+        while self._coordinators or self._ending:
+            # A task that goes on writing meanwhile (the finally clause of an asynchronous generator, say) makes another coordinator.
+            self._ending += self._coordinators.values()
             self._coordinators.clear()
-            await asyncio.gather(*(coordinator.stop() for coordinator in coordinators), return_exceptions=True)
-            for coordinator in coordinators:
+            left = max(0.0, deadline - self._loop.time())
+            await asyncio.gather(*(coordinator.stop(left) for coordinator in self._ending))
+            for coordinator in self._ending:
                 coordinator.close()
-            jobs = list(self._jobs.values())
-            if jobs:
-                await asyncio.wait(jobs, timeout=5)
-        finally:
-            self._let_go()
-            for waiters in list(self._waiters.values()):
-                for future in waiters.futures:
-                    if not future.done():
-                        future.set_exception(ActorStoppedError("parkit was closed on this event loop while the call waited"))
-            closing.set_result(None)
+            self._ending.clear()
+            if self._loop.time() >= deadline:
+                break
+        if self._jobs:
+            await asyncio.wait(list(self._jobs.values()), timeout=max(0.0, deadline - self._loop.time()))
+
+    def _closed(self, deadline: float, task: asyncio.Task[None]) -> None:
+        # Not at the end of the task itself: one that is cancelled before its first step never runs, and asyncio.run() would not return.
+        assert self._closing is not None
+        if task.cancelled() and self._loop.time() < deadline:
+            # asyncio.run() cancels every task when it ends. The closing goes on, in the time it has.
+            self._close_by(deadline)
+            return
+        for coordinator in (*self._ending, *self._coordinators.values()):
+            coordinator.close()
+        self._ending.clear()
+        self._coordinators.clear()
+        self._let_go()
+        for waiters in list(self._waiters.values()):
+            for future in waiters.futures:
+                if not future.done():
+                    future.set_exception(ActorStoppedError("parkit was closed on this event loop while the call waited"))
+        self._closing.set_result(None)
 
     def _let_go(self) -> None:
         with _lock:
@@ -281,17 +317,13 @@ class Runtime:
         """Close what is left of a runtime whose loop was closed without it."""
         if self.generation != fork.generation():
             return
-        warnings.warn(
-            "an event loop was closed while parkit was open on it; run it with asyncio.run(), or await parkit_async.aclose() before you close it",
-            ResourceWarning,
-            stacklevel=4,
-        )
         for waiters in self._waiters.values():
             if waiters.slot >= 0:
                 waiters.table.unregister(waiters.slot)
         self._waiters.clear()
-        for coordinator in self._coordinators.values():
+        for coordinator in (*self._ending, *self._coordinators.values()):
             coordinator.close()
+        self._ending.clear()
         self._coordinators.clear()
         for bell in self._bells.values():
             bell.close()

@@ -108,6 +108,18 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_the_tests_that_a_document_names_are_there(document: Path) -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", document.read_text())
+    missing = [f"{file}::{test}" for file, test in named if not defines(ROOT / "tests" / file, test)]
+    assert not missing
+
+
+def defines(file: Path, test: str) -> bool:
+    """Tell whether a test file has a test of that name."""
+    return file.exists() and re.search(rf"^\s*(?:async )?def {test}\(", file.read_text(), re.MULTILINE) is not None
+
+
 class TestTheReaderOfBlocks:
     """A checker that sees nothing finds nothing wrong."""
 

@@ -79,8 +79,7 @@ class Dict(Object, MutableMapping[K, V]):
         return dict_ops.lookup(self._binding, key, default)
 
     def __setitem__(self, key: K, value: V) -> None:
-        binding = self._binding
-        binding.namespace.write(dict_ops.put, binding, *binding.encode_entry(key, value))
+        dict_ops.store(self._binding, key, value)
 
     def set(self, key: K, value: V) -> None:
         """Store a value, as ``d[key] = value`` does. What pickling raises comes out unchanged, with nothing stored.

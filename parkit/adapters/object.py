@@ -8,7 +8,7 @@ from parkit.typeddicts import Descriptor
 from parkit_async._core import object_ops
 from parkit_async._core.binding import Binding
 from parkit_async._core.codecs import Codec
-from parkit_async._core.doorbell import EVENT_CHANGE
+from parkit_async._core.doorbell import EVENT_ALL
 from parkit_async._core.namespace import Namespace
 from parkit_async._core.objects import Handle, check_attribute, is_persistent
 from parkit_async._core.signatures import shown_as
@@ -154,5 +154,5 @@ class Object(Handle):
             if timeout == 0:
                 return False
             refuse_wait(self.path, "wait_changed()")
-            return block(self._binding, EVENT_CHANGE, attempt, deadline) is not AGAIN
+            return block(self._binding, EVENT_ALL, attempt, deadline) is not AGAIN
         return True

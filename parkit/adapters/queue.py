@@ -78,7 +78,12 @@ class Queue(QueueCore, Object, Generic[T]):
             NamespaceFullError: The item does not fit in the namespace.
             ValueError: The timeout is negative.
         """
-        self._put(queue_ops.put, self._binding.encode(item), block, timeout)
+        if timeout is not None and block:
+            deadline_of(timeout)
+        binding = self._binding
+        frame = binding.encode(item)
+        if binding.namespace.write(queue_ops.put, binding, frame) is FULL:
+            self._wait_for_room(queue_ops.put, frame, block, timeout)
 
     def put_nowait(self, item: T) -> None:
         """Put an item if there is room; raise queue.Full if not."""
@@ -90,21 +95,27 @@ class Queue(QueueCore, Object, Generic[T]):
         Raises:
             ValueError: They are more than ``maxsize``, so there never will be room.
         """
-        self._put(queue_ops.put_many, self._binding.encode_all(items), block, timeout)
+        if timeout is not None and block:
+            deadline_of(timeout)
+        binding = self._binding
+        frames = binding.encode_all(items)
+        if binding.namespace.write(queue_ops.put_many, binding, frames) is FULL:
+            self._wait_for_room(queue_ops.put_many, frames, block, timeout)
 
-    def _put(self, operation: Any, frames: Any, wait: bool, timeout: float | None) -> None:
+    def _wait_for_room(self, operation: Any, frames: Any, wait: bool, timeout: float | None) -> None:
+        if not wait:
+            raise Full
+        deadline = deadline_of(timeout)
+        if timeout == 0:
+            raise Full
+        refuse_wait(self.path, "put()")
         binding = self._binding
 
         def attempt() -> Any:
             return AGAIN if binding.namespace.write(operation, binding, frames) is FULL else None
 
-        deadline = deadline_of(timeout) if wait else None
-        if attempt() is AGAIN:
-            if not wait or timeout == 0:
-                raise Full
-            refuse_wait(self.path, "put()")
-            if block(binding, EVENT_SPACE, attempt, deadline) is AGAIN:
-                raise Full
+        if block(binding, EVENT_SPACE, attempt, deadline) is AGAIN:
+            raise Full
 
     # Taking.
 
@@ -122,8 +133,13 @@ class Queue(QueueCore, Object, Generic[T]):
             ContextError: It would have to wait inside a transaction or snapshot of the caller's own.
             ValueError: The timeout is negative.
         """
-        item: T = self._get(self._get_operation(), block, timeout)
-        return item
+        if timeout is not None and block:
+            deadline_of(timeout)
+        binding = self._binding
+        item: Any = binding.namespace.write(queue_ops.get, binding, self._lifo)
+        if item is EMPTY or type(item) is Failure:
+            item = self._wait_for_item(item, (queue_ops.get, binding, self._lifo), block, timeout)
+        return item  # type: ignore[no-any-return]
 
     def get_nowait(self) -> T:
         """Take an item if there is one; raise queue.Empty if not."""
@@ -135,10 +151,16 @@ class Queue(QueueCore, Object, Generic[T]):
         Raises:
             ValueError: ``n`` is less than 1.
         """
-        items: list[T] = self._get(self._get_operation(self._check_count(n)), block, timeout)
-        return items
+        if timeout is not None and block:
+            deadline_of(timeout)
+        binding = self._binding
+        operation = queue_ops.get_many, binding, self._lifo, self._check_count(n)
+        items: Any = binding.namespace.write(*operation)
+        if items is EMPTY or type(items) is Failure:
+            items = self._wait_for_item(items, operation, block, timeout)
+        return items  # type: ignore[no-any-return]
 
-    def _get(self, operation: tuple[Any, ...], wait: bool, timeout: float | None) -> Any:
+    def _wait_for_item(self, item: Any, operation: tuple[Any, ...], wait: bool, timeout: float | None) -> Any:
         binding = self._binding
         write, read = binding.namespace.write, binding.namespace.read
 
@@ -146,12 +168,13 @@ class Queue(QueueCore, Object, Generic[T]):
             # A look costs a waiter less than a turn, and disturbs nobody.
             if not read(queue_ops.ready, binding):
                 return AGAIN
-            return AGAIN if (item := write(*operation)) is EMPTY else item
+            return AGAIN if (found := write(*operation)) is EMPTY else found
 
-        deadline = deadline_of(timeout) if wait else None
-        item = write(*operation)
         if item is EMPTY:
-            if not wait or timeout == 0:
+            if not wait:
+                raise Empty
+            deadline = deadline_of(timeout)
+            if timeout == 0:
                 raise Empty
             refuse_wait(self.path, "get()")
             item = block(binding, EVENT_ITEMS, attempt, deadline)

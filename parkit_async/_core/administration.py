@@ -99,7 +99,7 @@ def _change(writing: Writing, **settings: Any) -> None:
         # Under the gate, and only once it is committed: others compare WORD_SETTINGS whenever they begin to write.
         words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
         words[WORD_LIMIT] = meta.size
-        words[WORD_USED] = 0
+        words[WORD_USED] = namespace.engine.usage().file * PAGE
         words[WORD_SETTINGS] += 1
 
     writing.after_commit = publish

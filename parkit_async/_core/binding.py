@@ -85,9 +85,10 @@ class Binding:
         codec: What its values are encoded with; None is the default.
         allowed: Names of the codecs that may be decoded here; None for all.
         cached: See the module.
+        latest: The number of the last commit of the namespace, and the object's header after it, if this process made that; for its next write.
     """
 
-    __slots__ = ("allowed", "cached", "codec", "entry", "header", "namespace", "nonce", "object_id", "path")
+    __slots__ = ("allowed", "cached", "codec", "entry", "header", "latest", "namespace", "nonce", "object_id", "path")
 
     def __init__(self, namespace: Namespace, path: str, entry: Entry, codec: Codec | None) -> None:
         self.namespace = namespace
@@ -97,8 +98,9 @@ class Binding:
         self.header = header_key(entry.object_id)
         self.nonce = int(entry.uuid[:15], 16)
         self.codec = codec
-        names = namespace.meta.codecs
+        names = namespace.settings().codecs
         self.allowed = None if names is None else frozenset(names)
+        self.latest: tuple[int, State] | None = None
         self.cached: tuple[int, bytes, bytes] = (-1, b"", b"")
 
     def rebind(self, transaction: Any) -> tuple[int, bytes, bytes]:
@@ -122,6 +124,8 @@ class Binding:
         Raises:
             CodecError: The namespace is limited to codecs that run no code, and this is none of them.
         """
+        if type(value) in _ATOMS and self.codec is None and self.allowed is None:
+            return dumps(value, 5)
         if self.allowed is not None:
             self._check_allowed()
         return codecs.encode(value, self.codec)
@@ -135,6 +139,8 @@ class Binding:
                 pass
             else:
                 if len(tail) <= _LONG:
+                    if type(value) in _ATOMS and self.codec is None:
+                        return tail, dumps(value, 5), False
                     return tail, codecs.encode(value, self.codec), False
         elif self.allowed is not None:
             self._check_allowed()

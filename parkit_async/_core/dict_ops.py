@@ -17,10 +17,10 @@ from .binding import Binding, Entries, locate
 from .doorbell import EVENT_CHANGE
 from .engine import EngineError
 from .layout import FLAG_KEYED, State, prefix_end
-from .ownership import contexts
+from .ownership import contexts, for_writing
 from .reclaim import retire
 from .shared import WORD_RETIRED
-from .transactions import Reading, Writing
+from .transactions import ENTRY, Reading, Writing
 
 __all__ = [
     "ITEMS",
@@ -80,6 +80,21 @@ def lookup(binding: Binding, key: object, default: Any) -> Any:
     return namespace.read(get, binding, locate(key), key, default)
 
 
+def store(binding: Binding, key: object, value: object) -> None:
+    """Store a value in the caller's transaction or one of its own, waiting for the turn: :func:`put`, with a short way for each."""
+    tail, frame, keyed = binding.encode_entry(key, value)
+    namespace = binding.namespace
+    if contexts:
+        writing = for_writing(namespace)
+        if writing is not None:
+            try:
+                put(writing, binding, tail, frame, keyed)
+            except EngineError as error:
+                raise namespace.space.failed(error, "storing a value") from error
+            return
+    namespace.write(put, binding, tail, frame, keyed)
+
+
 def get(reading: Reading, binding: Binding, tail: bytes, key: object, default: Any) -> Any:
     """Return the value at ``tail``, or ``default``."""
     state = reading.state(binding)
@@ -99,7 +114,9 @@ def length(reading: Reading, binding: Binding) -> int:
 
 def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, keyed: bool) -> None:
     """Store a frame at ``tail``."""
-    writing.reserve(len(tail) + len(frame))
+    writing.room -= len(tail) + len(frame) + ENTRY
+    if writing.room < 0:
+        writing.reserve(len(tail) + len(frame))
     state = writing.change(binding, EVENT_CHANGE)
     if keyed:
         state.flags |= FLAG_KEYED
@@ -229,30 +246,29 @@ class Scan:
         else:
             _to_last(cursor, prefix_end(state.prefix))
             walk = cursor.iterprev
+        # Locals, and nothing that can be left out: this runs once an entry.
+        text, pickled, load, count = _STR, _PICKLE, loads, state.length
         if what == KEYS:
-            for key in islice(walk(True, False), state.length):
-                try:
-                    name = key[10:].decode() if key[9] == _STR else keys.decode(key[9:])
-                except UnicodeDecodeError:  # a text with surrogates
-                    name = keys.decode(key[9:])
-                yield name
+            for key in islice(walk(True, False), count):
+                yield key[10:].decode() if key[9] == text else keys.decode(key[9:])
             return
-        entries = islice(walk(), state.length)
+        entries = islice(walk(), count)
         if what == VALUES:
             for key, raw in entries:
                 try:
-                    value = loads(raw) if raw[0] == _PICKLE else decode(raw, None)
-                except Exception:
-                    value = decode(raw, decode_key(key[9:], raw))
-                yield value
+                    yield load(raw) if raw[0] == pickled else decode(raw, None)
+                    continue
+                except Exception:  # noqa: BLE001 (decoding may raise anything; said again, with the key)
+                    pass
+                yield decode(raw, decode_key(key[9:], raw))
             return
         for key, raw in entries:
             try:
-                item = (
-                    key[10:].decode() if key[9] == _STR else keys.decode(key[9:]),
-                    loads(raw) if raw[0] == _PICKLE else decode(raw, None),
-                )
-            except Exception:
+                if raw[0] == pickled and key[9] == text:
+                    item = key[10:].decode(), load(raw)
+                else:
+                    item = decode_key(key[9:], raw), decode(raw, None)
+            except Exception:  # noqa: BLE001 (as above)
                 name = decode_key(key[9:], raw)
                 item = name, decode(raw, name)
             yield item

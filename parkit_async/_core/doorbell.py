@@ -293,6 +293,7 @@ class Bell:
     def __init__(self, directory: SocketDirectory) -> None:
         self._directory = directory
         self._socket, self.address = directory.bind()
+        self._owner = os.getpid()
         self._closed = False
         directory._bells.add(self)
 
@@ -351,6 +352,10 @@ class Bell:
     def close(self) -> None:
         """Close the socket and remove its file. Idempotent. A thread that sleeps on it wakes up."""
         if self._closed:
+            return
+        if os.getpid() != self._owner:
+            # A forked child deallocates what was local to its parent's other threads before it runs any fork hook.
+            self._abandon()
             return
         self._closed = True
         self._directory._bells.discard(self)

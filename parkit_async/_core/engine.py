@@ -111,10 +111,11 @@ class Engine:
         StoragePathError: The files are damaged, or cannot be opened.
     """
 
-    __slots__ = ("begin", "environment", "level", "map_size")
+    __slots__ = ("begin", "environment", "fsyncs", "level", "map_size")
 
     def __init__(self, directory: Path, level: str, size: int) -> None:
         self.level = level
+        self.fsyncs = FSYNCS[level]
         self.environment = _open(directory, level, max(RESERVATION, size + RESERVE), size + RESERVE)
         self.map_size: int = self.environment.info()["map_size"]
         self.begin = self.environment.begin

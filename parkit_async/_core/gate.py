@@ -35,15 +35,20 @@ _FREE = fcntl.LOCK_UN
 
 
 class Gate:
-    """The gate of one namespace, as one process sees it."""
+    """The gate of one namespace, as one process sees it.
 
-    __slots__ = ("__weakref__", "_directory", "_gate", "_streak_end", "_turnstile")
+    Attributes:
+        entered: When it was last tried or entered, in nanoseconds of the monotonic clock.
+    """
+
+    __slots__ = ("__weakref__", "_directory", "_gate", "_streak_end", "_turnstile", "entered")
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._gate = -1
         self._turnstile = -1
         self._streak_end = 0
+        self.entered = 0
         self.open()
         fork.on_fork(self)
 
@@ -66,7 +71,7 @@ class Gate:
 
     def try_enter(self) -> bool:
         """Take the gate if nobody has it and nobody is waiting who should go first. Never blocks."""
-        now = time.monotonic_ns()
+        now = self.entered = time.monotonic_ns()
         if now < self._streak_end:
             try:
                 fcntl.flock(self._gate, _TRY)
@@ -94,7 +99,8 @@ class Gate:
             raise
         finally:
             fcntl.flock(self._turnstile, _FREE)
-        self._streak_end = time.monotonic_ns() + STREAK_NS
+        self.entered = time.monotonic_ns()
+        self._streak_end = self.entered + STREAK_NS
 
     def leave(self) -> None:
         """Give up the gate. Does nothing if it is not held."""

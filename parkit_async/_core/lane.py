@@ -34,14 +34,21 @@ class Lane:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, args=(self._jobs,), name=f"parkit writer {self._name}", daemon=True)
                 self._thread.start()
+            if self._users <= 0:
+                # The last loop is gone, and what it had revoked has come up in the line. Nobody else would end this thread.
+                self._retire()
 
     def acquire(self) -> None:
         """Say that an event loop uses the lane, until it calls :meth:`release`."""
         with self._mutex:
             self._users += 1
 
-    def release(self, timeout: float = 1.0) -> None:
-        """Say that an event loop does not use the lane any more; the last one ends the thread."""
+    def release(self, timeout: float = 0.02) -> None:
+        """Say that an event loop does not use the lane any more; the last one ends the thread, as :meth:`stop` does.
+
+        Args:
+            timeout: Seconds to wait for that; little, since the event loop waits.
+        """
         with self._mutex:
             self._users -= 1
             if self._users > 0:
@@ -55,13 +62,17 @@ class Lane:
             timeout: Seconds to wait for that. A thread that waits for another process's turn goes on waiting, and ends then.
         """
         with self._mutex:
-            thread, self._thread = self._thread, None
-            if thread is None:
-                return
+            thread = self._retire()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _retire(self) -> threading.Thread | None:
+        """Have the thread end behind the jobs that it has. Return it. Call with the mutex."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._jobs.put(None)
             self._jobs = queue.SimpleQueue()
-        if thread is not threading.current_thread():
-            thread.join(timeout)
+        return thread
 
     @staticmethod
     def _run(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:

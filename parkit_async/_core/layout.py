@@ -179,10 +179,12 @@ class State:
         dead: Index behind the last dead letter.
         nonce: Random; a handle that remembers another one means an object whose creation was rolled back.
         prefix: What the keys of its entries begin with.
-        changed: Whether the transaction changed it.
+        changed: What the transaction did to the object: a mask of events, 0 for nothing.
+        dropped: Whether the transaction dropped the object.
+        identity: The object, as far as transactions know it.
     """
 
-    __slots__ = ("changed", "dead", "flags", "head", "length", "maxsize", "nonce", "prefix", "range", "tail", "unfinished", "version")
+    __slots__ = ("changed", "dead", "dropped", "flags", "head", "identity", "length", "maxsize", "nonce", "prefix", "range", "tail", "unfinished", "version")
 
     range: int
     version: int
@@ -209,7 +211,9 @@ class State:
             self.nonce,
         ) = _unpack(raw)
         self.prefix = _prefix(self.range, DATA)
-        self.changed = False
+        self.changed = 0
+        self.dropped = False
+        self.identity: Any = None
 
     @classmethod
     def new(cls, range_id: int, nonce: int, maxsize: int = 0, flags: int = 0) -> State:
@@ -230,6 +234,8 @@ class State:
         """Return a state equal to this one."""
         twin = State(self.pack())
         twin.changed = self.changed
+        twin.dropped = self.dropped
+        twin.identity = self.identity
         return twin
 
     def pack(self) -> bytes:

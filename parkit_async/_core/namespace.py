@@ -27,7 +27,7 @@ from weakref import WeakSet
 
 from . import fork
 from .doorbell import SocketDirectory, ring
-from .engine import FSYNCS, LEVELS, RESERVE, Engine, EngineError, MapResizedError, translate
+from .engine import FSYNCS, LEVELS, PAGE, RESERVE, Engine, EngineError, MapResizedError, translate
 from .errors import ContextError, StoragePathError, TransactionError
 from .gate import Gate
 from .lane import Lane
@@ -104,6 +104,7 @@ class Namespace:
         begin: Begins LMDB's read transaction; the one call of the hot path that knows of forks (it is swapped then).
         engine: The open environment.
         meta: The namespace's settings as last read.
+        room: Bytes that this process may write before it must look how full the namespace is; see ``space``.
     """
 
     __slots__ = (
@@ -112,6 +113,7 @@ class Namespace:
         "_generation",
         "_opening",
         "_pins",
+        "_weaker",
         "begin",
         "closed",
         "directory",
@@ -120,6 +122,7 @@ class Namespace:
         "lane",
         "meta",
         "name",
+        "room",
         "sockets",
         "space",
         "stale",
@@ -148,6 +151,7 @@ class Namespace:
         self.closed = False
         self.turns = TurnQueue()
         self.lane = Lane(self.name)
+        self.room = 0
         self._pins: WeakSet[Pinned] = WeakSet()
         self.gate = Gate(self.directory)
         self.table = SharedTable(self.directory / "shared")
@@ -176,9 +180,12 @@ class Namespace:
             raise
         fork_safe(self.engine)
         self.meta = meta
+        self._weaker = False
         self._epoch = words[WORD_SETTINGS]
         self.begin = self.engine.begin
         self.engine.check_readers()
+        # After a power loss the table may know less than the file.
+        words[WORD_USED] = max(words[WORD_USED], self.engine.usage().file * PAGE)
         with self.begin() as transaction:
             if transaction.cursor().set_range(retired_prefix()) and self._has_retired(transaction):
                 words[WORD_RETIRED] = 1
@@ -216,7 +223,7 @@ class Namespace:
                     transaction.put(META_KEY, meta.pack())
             words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
             words[WORD_LIMIT] = meta.size
-            words[WORD_USED] = 0
+            words[WORD_USED] = self.engine.usage().file * PAGE
             words[WORD_SETTINGS] += 1
             return meta
         finally:
@@ -239,6 +246,14 @@ class Namespace:
             self.table.close()
             self._open()
 
+    def settings(self) -> Meta:
+        """Return the namespace's settings as they are now, whoever has changed them."""
+        if self.table.words[WORD_SETTINGS] == self._epoch:
+            return self.meta
+        meta = self._read_meta()
+        assert meta is not None
+        return meta
+
     def adopt(self) -> None:
         """Take over settings that another process has changed. Call with the turn and the gate."""
         words = self.table.words
@@ -246,8 +261,10 @@ class Namespace:
         assert meta is not None
         self._epoch = words[WORD_SETTINGS]
         self.meta = meta
+        self.room = 0
         if meta.level != self.engine.level and not self._pins:
             self._reopen()
+        self._weaker = self.engine.fsyncs < FSYNCS[meta.level]
         if meta.size + RESERVE > self.engine.map_size:
             self.remap()
 
@@ -359,7 +376,10 @@ class Namespace:
         if contexts:
             writing = for_writing(self)
             if writing is not None:
-                return self.apply(writing, call, arguments)
+                try:
+                    return call(writing, *arguments)
+                except EngineError as error:
+                    raise self.space.failed(error, "writing") from error
         result = self.try_write(call, arguments)
         if result is CONTENDED:
             result = self._write_in_line(Operation(call, arguments))
@@ -368,32 +388,58 @@ class Namespace:
         return result
 
     def try_write(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call an operation in a transaction of its own if neither turn nor gate make it wait. Return CONTENDED, having done nothing, if they do."""
+        """Call an operation in a transaction of its own if neither turn nor gate make it wait. Return CONTENDED, having done nothing, if they do.
+
+        This is the hot path of every implicit write, so what :meth:`start`, :meth:`commit` and :meth:`finish` do in the ordinary case is spelled out
+        here: a call costs as much as a tenth of LMDB's whole commit.
+        """
         if self.stale:
             self.revive()
         writing = Writing(self)
         if not self.turns.take(writing):
             return CONTENDED
+        gate = self.gate
         try:
-            if not self.gate.try_enter():
+            if not gate.try_enter():
                 return CONTENDED
-            self.start(writing)
+            table = self.table
+            if table.words[WORD_SETTINGS] != self._epoch:
+                self.adopt()
+            transaction = writing.transaction = self.begin(write=True)
+            number = writing.number = transaction.id()
+            writing.room = self.room
             result = call(writing, *arguments)
-            self.commit(writing)
+            if writing.after_commit is not None or self._weaker:
+                self.commit(writing)
+            elif writing.touched:
+                writing.write_headers()
+                transaction.commit()
+                writing.transaction = None
+                self.room = writing.room
+                table.note_commit(number, gate.entered)
+                for state in writing.states.values():
+                    if state.changed and not state.dropped:
+                        state.changed = 0
+                        state.identity.latest = number, state
+                statistics = self.statistics
+                statistics.commits += 1
+                statistics.operations += 1
+                statistics.fsyncs += self.engine.fsyncs
             return result
+        except MapResizedError:
+            return CONTENDED  # the long way knows what to do about it
         except EngineError as error:
             raise self.space.failed(error, "writing") from error
         finally:
-            self.finish(writing)
-
-    def apply(self, writing: Writing, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call an operation in an explicit transaction that is open."""
-        if writing.ended:
-            raise TransactionError(f"the transaction of namespace {self.name!r} is over")
-        try:
-            return call(writing, *arguments)
-        except EngineError as error:
-            raise self.space.failed(error, "writing") from error
+            if writing.transaction is not None:
+                writing.end()
+                writing.events = None
+            gate.leave()
+            successor = self.turns.release(writing)
+            if successor is not None:
+                successor.wake()
+            if writing.events and table.anybody():
+                self.ring(writing.events)
 
     def _write_in_line(self, operation: Operation) -> Any:
         request = self._stand_in_line([operation])
@@ -419,8 +465,7 @@ class Namespace:
 
     def refuse_deadlock(self) -> None:
         """Raise ContextError if the calling thread is about to block until it does something itself."""
-        holder = self.turns.holder
-        if holder is not None and holder.thread == get_ident():
+        if self.turns.concerns(get_ident()):
             raise ContextError(
                 f"this thread would wait for a transaction of namespace {self.name!r} that it must end itself: "
                 "either a task of its event loop has it open (use parkit_async there), or the call comes from a task, signal handler or finalizer "
@@ -476,7 +521,7 @@ class Namespace:
             self.commit(writing, len(pending))
             for operation in pending:
                 operation.done = operation.done or operation.claimed
-            for object_id, event in writing.events.items():
+            for object_id, event in (writing.events or {}).items():
                 events[object_id] = events.get(object_id, 0) | event
         except Exception as error:
             writing.end()
@@ -494,7 +539,8 @@ class Namespace:
         """Begin an explicit transaction, waiting for the turn; end it with :meth:`finish`, after :meth:`commit` if it succeeded."""
         if self.stale:
             self.revive()
-        writing = Writing(self, owner)
+        writing = Writing(self)
+        writing.owner = owner
         if not self.turns.take(writing):
             request = self._stand_in_line(None)
             assert request is not None
@@ -515,68 +561,71 @@ class Namespace:
 
     def start(self, writing: Writing) -> None:
         """Begin LMDB's write transaction in the calling thread."""
-        words = self.table.words
-        if words[WORD_SETTINGS] != self._epoch:
+        if self.table.words[WORD_SETTINGS] != self._epoch:
             self.adopt()
         try:
-            writing.transaction = self.engine.begin_write()
+            transaction = self.begin(write=True)
         except MapResizedError:
             self.remap()
-            writing.transaction = self.engine.begin_write()
-        writing.room = words[WORD_LIMIT] - words[WORD_USED]
+            transaction = self.begin(write=True)
+        writing.transaction = transaction
+        writing.number = transaction.id()
+        writing.room = self.room
 
     def commit(self, writing: Writing, operations: int = 1) -> None:
         """Commit, if anything was changed. The doorbells are rung by :meth:`finish`."""
-        transaction = writing.transaction
-        if not writing.touched:
-            return
-        writing.write_headers()
-        number = transaction.id()
-        transaction.commit()
-        writing.transaction = None
-        self.committed(writing, number, operations)
+        if writing.touched:
+            writing.write_headers()
+            writing.transaction.commit()
+            writing.transaction = None
+            self.committed(writing, operations)
 
     def commit_recording(self, writing: Writing) -> None:
         """Commit in the calling thread what was written in another one."""
         recording = writing.recording
         assert recording is not None
-        transaction = self.engine.begin_write()
+        transaction = self.begin(write=True)
         try:
             recording.replay(transaction)
             transaction.commit()
         except BaseException:
             transaction.abort()
             raise
-        self.committed(writing, recording.base, 1)
+        self.committed(writing, 1)
 
-    def committed(self, writing: Writing, number: int, operations: int) -> None:
+    def committed(self, writing: Writing, operations: int) -> None:
         """Do the bookkeeping of a commit."""
-        table = self.table
-        words = table.words
-        limit = words[WORD_LIMIT]
-        words[WORD_USED] = limit - writing.room if writing.room < limit else 0
+        self.room = writing.room
+        number = writing.number
+        for state in writing.states.values():
+            if state.changed and not state.dropped:
+                state.changed = 0
+                state.identity.latest = number, state
         if writing.after_commit is not None:
             writing.after_commit()
-        table.note_commit(number, time.time_ns())
-        engine = self.engine
-        if engine.level != self.meta.level and LEVELS.index(engine.level) > LEVELS.index(self.meta.level):
-            # A snapshot keeps this process on the environment of a weaker level; what is acknowledged must be durable all the same.
-            engine.sync()
+        self.table.note_commit(number, self.gate.entered)
         statistics = self.statistics
         statistics.commits += 1
         statistics.operations += operations
-        statistics.fsyncs += FSYNCS[engine.level]
+        if self.engine.fsyncs:
+            statistics.fsyncs += self.engine.fsyncs
+        if self._weaker:
+            # A snapshot keeps this process on the environment of a weaker level; what is acknowledged must be durable all the same.
+            self.engine.sync()
 
     def finish(self, writing: Writing) -> None:
         """Roll back what is not committed, give up gate and turn, wake the next in line, ring the doorbells of a commit."""
-        committed = writing.transaction is None and not writing.ended and writing.touched
-        if not committed:
+        events = writing.events
+        if writing.transaction is not None:
+            events = None
             writing.end()
         writing.ended = True
         self.gate.leave()
-        self.release(writing.token)
-        if committed:
-            self.ring(writing.events)
+        successor = self.turns.release(writing.token or writing)
+        if successor is not None:
+            successor.wake()
+        if events and self.table.anybody():
+            self.ring(events)
 
     def release(self, token: object) -> None:
         """Give up the turn and wake the next in line."""
@@ -611,11 +660,7 @@ class Namespace:
         except EngineError as error:
             raise self.space.failed(error, "reclaiming") from error
         finally:
-            writing.events.clear()
-            if writing.transaction is not None:
-                writing.end()
-            self.gate.leave()
-            self.release(writing.token)
+            self.finish(writing)
 
     def _has_retired(self, transaction: Any) -> bool:
         cursor = transaction.cursor()

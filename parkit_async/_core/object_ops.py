@@ -70,7 +70,7 @@ def drop(writing: Writing, binding: Binding, name: str) -> None:
     transaction = writing.transaction
     transaction.delete(directory_key(name))
     transaction.delete(binding.header)
-    del writing.states[binding.object_id]
+    state.dropped = True
     left = [
         retire(writing, prefix, size)
         for prefix, size in (

@@ -197,7 +197,7 @@ class Handle:
         pickled = entry.custom.get(_CODEC)
         if pickled is None:
             return codecs.builtin_codec(entry.codec)
-        if namespace.meta.codecs is not None:
+        if namespace.settings().codecs is not None:
             raise CodecError(
                 f"{entry.codec!r}, the codec of {self._declaration.path!r}, runs code, which namespace {namespace.name!r} does not allow"
             )

@@ -9,6 +9,7 @@ owner is looked up at each call and never inherited (a contextvar would leak int
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,22 @@ contexts: dict[Any, list[Reading]] = {}
 """The open contexts of each owner, outermost first."""
 
 _modules = sys.modules
+_running_loop: Callable[[], Any] | None = None
 
 
 def current_owner() -> Any:
     """Return the running task, or the identifier of the calling thread where no task runs."""
     # A program that never imported asyncio has no tasks; importing it here would cost every such program its start-up time.
-    events = _modules.get("asyncio.events")
-    if events is not None:
-        loop = events._get_running_loop()
+    global _running_loop
+    if _running_loop is not None:
+        loop = _running_loop()
         if loop is not None:
             task = _modules["asyncio.tasks"].current_task(loop)
             if task is not None:
                 return task
+    elif "asyncio.tasks" in _modules:
+        _running_loop = _modules["asyncio.events"]._get_running_loop
+        return current_owner()
     return get_ident()
 
 
@@ -85,11 +90,14 @@ def for_writing(namespace: Namespace) -> Writing | None:
     stack = contexts.get(current_owner())
     if stack is None:
         return None
-    transaction: Writing | None = None
+    transaction: Reading | None = stack[0]
+    if transaction.writes and transaction.namespace is namespace and len(stack) == 1 and not transaction.inherited:
+        return transaction  # type: ignore[return-value]
+    transaction = None
     for context in stack:
         _check_generation(context)
-        if context.writable is not None:
-            transaction = context.writable
+        if context.writes:
+            transaction = context
         elif context.namespace is namespace:
             raise ContextError(
                 f"namespace {namespace.name!r} cannot be changed inside a snapshot of it; leave the snapshot first, or open a transaction instead of it"
@@ -99,11 +107,11 @@ def for_writing(namespace: Namespace) -> Writing | None:
             f"a transaction of namespace {transaction.namespace.name!r} is open here, so namespace {namespace.name!r} cannot be changed; "
             "one transaction covers one namespace: keep objects that change together in the same one, or leave the transaction first"
         )
-    return transaction
+    return transaction  # type: ignore[return-value]
 
 
 def _check_generation(context: Reading) -> None:
-    if context.generation != fork.generation():
+    if context.inherited:
         raise ContextError(
             f"the transaction or snapshot of namespace {context.namespace.name!r} was opened before this process was forked and belongs to the "
             "parent; leave it in the child, then open one of its own"

@@ -15,7 +15,19 @@ from .settings import get_storage_path
 
 __all__ = ["close_all", "known_namespaces", "open_if_there", "open_namespace", "opened"]
 
-_lock = RLock()
+
+class _Lock:
+    """The module's lock. Another thread may hold it when the process forks, and would never release it in the child."""
+
+    def __init__(self) -> None:
+        self.mutex = RLock()
+        fork.on_fork(self)
+
+    def forked(self) -> None:
+        self.mutex = RLock()
+
+
+_lock = _Lock()
 _namespaces: dict[tuple[str, str], Namespace] = {}
 _sockets: dict[Path, SocketDirectory] = {}
 _stores: dict[str, Path] = {}
@@ -40,7 +52,7 @@ def open_namespace(name: str, store: str | None = None) -> Namespace:
     namespace = _namespaces.get((path, name))
     if namespace is not None and not namespace.closed:
         return namespace
-    with _lock:
+    with _lock.mutex:
         namespace = _namespaces.get((path, name))
         if namespace is not None and not namespace.closed:
             return namespace
@@ -94,7 +106,7 @@ def all_open() -> Iterator[Namespace]:
 
 def close_all() -> None:
     """Close every namespace that this process has open; the next use of a handle opens its namespace again. Idempotent."""
-    with _lock:
+    with _lock.mutex:
         for namespace in list(all_open()):
             namespace.close()
         _namespaces.clear()

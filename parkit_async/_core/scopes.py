@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from . import fork, ownership
+from . import ownership
 from .engine import EngineError, translate
 from .errors import ContextError
 from .mapped import Mapped
@@ -110,7 +110,7 @@ class TransactionScope:
         if self._role == _OUTERMOST:
             for inner in ownership.leave(writing):
                 inner.end()
-        if writing.generation != fork.generation():
+        if writing.inherited:
             if failed:
                 return None
             raise ContextError(
@@ -170,8 +170,6 @@ class SnapshotScope:
 class _Inner(Reading):
     """A snapshot inside a transaction or snapshot of its namespace: reads what that sees, and changes nothing."""
 
-    __slots__ = ("_around",)
-
     def __init__(self, around: Reading, owner: Any) -> None:
         super().__init__(around.namespace, around.transaction, owner)
         self._around = around
@@ -182,7 +180,7 @@ class _Inner(Reading):
         pass
 
     def forked(self) -> None:
-        pass
+        self.inherited = True
 
     def watch(self, object_id: int, iterator: Any) -> None:
         """Iterators begun here must not see later changes of the transaction."""

@@ -306,6 +306,10 @@ class SharedTable:
         self._slots[at] = 0
         return True
 
+    def anybody(self) -> bool:
+        """Return whether anybody waits for anything; about 0.15 us."""
+        return self._map.find(b"\1", _AT_OCCUPANCY, _AT_SLOTS) >= 0
+
     def waiters(self, events: Mapping[int, int]) -> list[tuple[int, int]]:
         """Find who waits for what a commit did. To be called after the commit.
 

@@ -4,8 +4,8 @@ LMDB's own limit, the size of the map, cannot serve as a namespace's maximum: it
 open, and where it is reached not even a delete works, since that takes new pages first. So the maximum is kept here, in pages of the file,
 and the map is larger by a reserve that only deletes use.
 
-Looking costs a microsecond or two, so it is not done at each write. Each write counts down the *room* that was left at the last look, by
-more than it can take (shared by all processes, in :data:`WORD_USED`); when the count reaches zero it looks again:
+Looking costs a microsecond or two, so it is not done at each write. Each process claims room ahead (the sum of the claims is shared, in
+:data:`WORD_USED`), and each write counts that down by more than it can take. Only when all is claimed does a write look:
 
     new pages needed  =  growth of the tree so far, and copies of the pages that it touched
     pages to reuse    =  file - live, unless an old snapshot pins them
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from .engine import PAGE, EngineError, MapFullError, translate
 from .errors import NamespaceFullError, TransactionError
-from .shared import WORD_GROWN, WORD_LIMIT, WORD_PAGES
+from .shared import WORD_GROWN, WORD_LIMIT, WORD_PAGES, WORD_USED
+from .transactions import ENTRY
 
 if TYPE_CHECKING:
     from .namespace import Namespace
@@ -44,6 +45,23 @@ class Space:
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
+
+    def claim(self, writing: Writing, size: int) -> int:
+        """Get room for ``size`` more bytes, and some in store, in the middle of a write transaction. Return the room left, in bytes.
+
+        Raises:
+            NamespaceFullError: They do not fit.
+        """
+        words = self._namespace.table.words
+        used, limit = words[WORD_USED], words[WORD_LIMIT]
+        claimed = size + ENTRY + limit // 256
+        if used + claimed < limit:
+            words[WORD_USED] = used + claimed
+            return claimed - size - ENTRY
+        room = self.recheck(writing, size)
+        share = room // 8
+        words[WORD_USED] = limit - room + share
+        return share
 
     def recheck(self, writing: Writing, size: int) -> int:
         """Look whether ``size`` more bytes fit, in the middle of a write transaction. Return the room left, in bytes.
@@ -110,7 +128,8 @@ class Space:
         if transaction >= last:
             return 0.0
         when = self._namespace.table.commit_time(transaction + 1, last)
-        return None if when is None else max(0.0, (time.time_ns() - when) / 1e9)
+        # What was noted before the machine was started last lies in this clock's future.
+        return None if when is None or (age := time.monotonic_ns() - when) < 0 else age / 1e9
 
     def failed(self, error: EngineError, action: str) -> TransactionError:
         """Return the exception to raise for one of LMDB's."""

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
 from . import fork
-from .doorbell import EVENT_CHANGE
 from .engine import EngineError, MapFullError, put_many, translate
 from .errors import ContextError, ObjectNotFoundError, TransactionError
 from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
@@ -30,7 +29,11 @@ if TYPE_CHECKING:
     from .mapped import Mapped
     from .namespace import Namespace
 
-__all__ = ["Detachable", "Identity", "Reading", "Recording", "Writing"]
+__all__ = ["ENTRY", "Detachable", "Identity", "Reading", "Recording", "Writing"]
+
+
+ENTRY: Final = 20480
+"""Bytes of new pages that storing an entry may take besides its own: as many as the tree is deep, which is less than five."""
 
 
 class Identity(Protocol):
@@ -40,6 +43,7 @@ class Identity(Protocol):
     header: bytes
     nonce: int
     path: str
+    latest: tuple[int, State] | None
 
 
 class Detachable(Protocol):
@@ -55,19 +59,24 @@ class Reading:
         namespace: The namespace.
         transaction: LMDB's.
         owner: Thread or task it belongs to; see :mod:`.ownership`.
+
+    Attributes:
+        states: Headers that were looked at, by object id.
+        views: Where values are read without copying, or None.
+        writes: Whether it is a write transaction.
+        inherited: Whether it is the parent's, and this a forked child.
     """
 
-    __slots__ = ("__weakref__", "generation", "namespace", "owner", "states", "transaction", "views")
-
-    writable: Writing | None = None
+    writes = False
+    inherited = False
+    owner: Any = None
+    views: Mapped | None = None
 
     def __init__(self, namespace: Namespace, transaction: Any, owner: Any = None) -> None:
         self.namespace = namespace
         self.transaction = transaction
         self.owner = owner
-        self.generation = fork.generation()
         self.states: dict[int, State] = {}
-        self.views: Mapped | None = None
 
     def state(self, identity: Identity) -> State:
         """Return the header of an object.
@@ -83,7 +92,10 @@ class Reading:
             state = State(raw)
             if state.nonce != identity.nonce:
                 raise dropped(identity)
+            state.identity = identity
             self.states[identity.object_id] = state
+        if state.dropped:
+            raise dropped(identity)
         return state
 
     def watch(self, object_id: int, iterator: Detachable) -> None:
@@ -91,12 +103,13 @@ class Reading:
 
     def forked(self) -> None:
         # The transaction is the parent's: see the fork module.
+        self.inherited = True
         fork.immortalize(self.transaction)
 
     def end(self) -> None:
         """End the read transaction. Idempotent; does nothing to one inherited over a fork."""
         transaction, self.transaction = self.transaction, None
-        if transaction is not None and self.generation == fork.generation():
+        if transaction is not None and not self.inherited:
             self.namespace.unpin(self)
             if self.views is not None:
                 self.views.end()
@@ -104,12 +117,11 @@ class Reading:
 
 
 class _Savepoint:
-    __slots__ = ("events", "recorded", "states", "transaction")
+    __slots__ = ("recorded", "states", "transaction")
 
     def __init__(self, writing: Writing) -> None:
         self.transaction = writing.transaction
         self.states = {key: state.copy() for key, state in writing.states.items()}
-        self.events = dict(writing.events)
         self.recorded = writing.recording.mark() if writing.recording is not None else 0
 
 
@@ -117,50 +129,59 @@ class Writing(Reading):
     """The write transaction of a namespace. Begun and ended by the namespace, which holds the turn and the gate meanwhile.
 
     Attributes:
-        events: What happened to which object, for the doorbells; filled as objects change.
+        number: LMDB's number of the transaction.
         touched: Counts changes, so that a caller can tell whether a failed operation left something behind.
         thread: Identifier of the thread it was begun in.
         after_commit: Called right after the commit, while the gate is still held.
-        token: What holds the turn on its behalf.
+        token: What holds the turn on its behalf; None is the transaction itself.
+        events: What happened to which object, once committed.
         room: Bytes that may still be written before it must be found out how full the namespace is.
         recording: Set where the commit happens in another thread.
     """
 
-    __slots__ = ("_live", "_savepoints", "after_commit", "ended", "events", "recording", "room", "thread", "token", "touched")
+    # Most writes are implicit and never need these, so that an instance gets its own only where it does.
+    writes = True
+    ended = False
+    touched = 0
+    room = 0
+    number = 0
+    recording: Recording | None = None
+    token: object = None
+    events: dict[int, int] | None = None
+    after_commit: Callable[[], None] | None = None
+    _live: dict[int, WeakSet[Any]] | None = None
+    _savepoints: list[_Savepoint] | None = None
 
-    def __init__(self, namespace: Namespace, owner: Any = None) -> None:
+    def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
         self.transaction: Any = None
-        self.owner = owner
-        self.generation = fork.generation()
         self.states = {}
-        self.views = None
-        self.events: dict[int, int] = {}
-        self.touched = 0
         self.thread = get_ident()
-        self.room = 0
-        self.recording: Recording | None = None
-        self.ended = False
-        self.token: object = self
-        self.after_commit: Callable[[], None] | None = None
-        self._live: dict[int, WeakSet[Any]] | None = None
-        self._savepoints: list[_Savepoint] | None = None
 
-    @property
-    def writable(self) -> Writing:  # type: ignore[override]
-        return self
-
-    def change(self, identity: Identity, event: int) -> State:
-        """Return the header of an object that is about to change; waiters will be told of ``event``, and that it changed."""
+    def state(self, identity: Identity) -> State:
+        """See :meth:`Reading.state`. Where this process made the last commit of the namespace, the headers it changed are still known."""
         state = self.states.get(identity.object_id)
         if state is None:
+            latest = identity.latest
+            if latest is None or latest[0] != self.number - 1:
+                return super().state(identity)
+            state = self.states[identity.object_id] = latest[1]
+        elif state.dropped:
+            raise dropped(identity)
+        return state
+
+    def change(self, identity: Identity, event: int) -> State:
+        """Return the header of an object that is about to change; ``event`` is what waiters will be told."""
+        state = self.states.get(identity.object_id)
+        if state is None or state.dropped:
             state = self.state(identity)
+        if not state.changed:
+            # Should this fail, nobody must take it for the latest.
+            state.identity.latest = None
         if self._live is not None:
             self._detach(identity.object_id)
-        state.changed = True
+        state.changed |= event
         self.touched += 1
-        events = self.events
-        events[identity.object_id] = events.get(identity.object_id, EVENT_CHANGE) | event
         return state
 
     def reserve(self, size: int) -> None:
@@ -169,10 +190,9 @@ class Writing(Reading):
         Raises:
             NamespaceFullError: They do not.
         """
-        # An entry may take as many new pages as the tree is deep; five is deeper than a map of 64 GiB gets with ordinary keys.
-        self.room -= size + 20480
+        self.room -= size + ENTRY
         if self.room < 0:
-            self.room = self.namespace.space.recheck(self, size)
+            self.room = self.namespace.space.claim(self, size)
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Store many entries in one call."""
@@ -248,24 +268,26 @@ class Writing(Reading):
                 self.recording.inner = savepoint.transaction
             if not keep:
                 self.states = savepoint.states
-                self.events = savepoint.events
                 if self.recording is not None:
                     self.recording.rewind(savepoint.recorded)
 
     def write_headers(self) -> None:
-        """Write the headers of the objects that changed; a step of the commit."""
-        transaction = self.transaction
+        """Write the headers of the objects that changed, and note what happened to which, for the doorbells; a step of the commit."""
+        events = self.events = {}
+        put = self.transaction.put
         for object_id, state in self.states.items():
-            if state.changed:
-                if not state.flags & FLAG_UNVERSIONED:
-                    state.version += 1
-                transaction.put(state.key(object_id), state.pack())
-                state.changed = False
+            event = state.changed
+            if event:
+                events[object_id] = event
+                if not state.dropped:
+                    if not state.flags & FLAG_UNVERSIONED:
+                        state.version += 1
+                    put(state.identity.header, state.pack())
 
     def end(self) -> None:
         """Roll back if that is still to be done. Idempotent; does nothing to a transaction inherited over a fork."""
         transaction, self.transaction = self.transaction, None
-        if transaction is None or self.generation != fork.generation():
+        if transaction is None or self.inherited:
             return
         self.ended = True
         if self.views is not None:

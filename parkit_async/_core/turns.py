@@ -88,7 +88,7 @@ class Request:
         wake: Called once, by whichever thread grants the turn or finishes the operations; must not block.
         operations: Implicit writes that any holder may run on the way; None for a lease (an explicit transaction), which must hold
             the turn itself.
-        thread: Identifier of the thread that waits, or 0 where a task awaits.
+        thread: Identifier of the thread that waits, or whose task does if it is a lease; 0 where a task awaits what others may run.
     """
 
     __slots__ = ("collected", "granted", "operations", "thread", "wake")
@@ -120,6 +120,19 @@ class TurnQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def concerns(self, thread: int) -> bool:
+        """Return whether a thread, or a task of its event loop, holds the turn or stands in line for a lease or of its own.
+
+        It then must not stand in line itself and block: it would wait for what only it can end, at once or as soon as that comes before it.
+        """
+        holder = self.holder
+        if holder is not None and holder.thread == thread:
+            return True
+        if not self._waiting:
+            return False
+        with self._mutex:
+            return any(request.thread == thread for request in self._waiting)
 
     def take(self, token: object) -> bool:
         """Take the turn if it is free. Return whether ``token`` holds it now."""

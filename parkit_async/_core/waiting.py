@@ -47,7 +47,7 @@ def deadline_of(timeout: float | None) -> float | None:
     """
     if timeout is None:
         return None
-    if timeout < 0:
+    if not timeout >= 0:  # NaN as well
         raise ValueError("'timeout' must be a non-negative number")
     return time.monotonic() + timeout
 
@@ -62,7 +62,7 @@ def refuse_wait(path: str, what: str) -> None:
     if contexts:
         context = innermost()
         if context is not None:
-            kind = "transaction" if context.writable is not None else "snapshot"
+            kind = "transaction" if context.writes else "snapshot"
             raise ContextError(
                 f"{what} of {path!r} would have to wait inside an open {kind} of namespace {context.namespace.name!r}: nobody can change what this "
                 f"{kind} sees, so it would wait for ever. Leave the {kind} first, or do not wait (timeout=0)"

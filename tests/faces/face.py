@@ -283,8 +283,8 @@ class _Awaitable(Face):
     def waiters(self, obj: Any) -> int:
         # The waiters of a loop share a registration; how many they are its runtime knows.
         wanted = self.raw(obj)._binding.object_id
-        found = runtime._runtimes[self.loop]._waiters.items()
-        return sum(waiters.users for (_, object_id, _), waiters in found if object_id == wanted)
+        waiting = runtime._runtimes[self.loop]._waiters if self.loop in runtime._runtimes else {}
+        return sum(waiters.users for (_, object_id, _), waiters in waiting.items() if object_id == wanted)
 
     def breathe(self) -> None:
         self.loop.run_until_complete(asyncio.sleep(0))

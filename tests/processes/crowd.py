@@ -14,9 +14,11 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["PATIENCE", "Member", "Report", "linger"]
+from parkit_async._core.registry import close_all, open_namespace
+
+__all__ = ["PATIENCE", "Member", "Report", "bury", "linger"]
 
 Report = Callable[[Any], None]
 
@@ -27,10 +29,13 @@ PATIENCE = 30.0
 class Member:
     """A forked process that runs ``body(report, *arguments)`` and leaves with exit code 0, or 1 and a traceback."""
 
+    _running: ClassVar[dict[int, Member]] = {}
+
     def __init__(self, body: Callable[..., None], *arguments: object) -> None:
         self.reports: list[Any] = []
-        self.status: int | None = None
         self._buffer = b""
+        self._seen = 0
+        self._ended = False
         self._descriptor, writing = os.pipe()
         self.pid = os.fork()
         if not self.pid:
@@ -38,26 +43,40 @@ class Member:
             status = 1
             try:
                 body(lambda value: os.write(writing, f"{value!r}\n".encode()), *arguments)
+                close_all()  # what the interpreter's exit would do; but that would also run what the script has registered
                 status = 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(status)
         os.close(writing)
+        self._running[self._descriptor] = self
+
+    @classmethod
+    def listen(cls, timeout: float) -> None:
+        """Take in what any member reports, so that none stands before a full pipe; wait up to ``timeout`` seconds for something."""
+        for descriptor in select.select(list(cls._running), [], [], timeout)[0]:
+            member = cls._running[descriptor]
+            data = os.read(descriptor, 65536)
+            if data:
+                *lines, member._buffer = (member._buffer + data).split(b"\n")
+                member.reports += [ast.literal_eval(line.decode()) for line in lines]
+            else:
+                member._ended = True
+                os.close(descriptor)
+                del cls._running[descriptor]
 
     def read(self) -> Any:
         """Return the next report; raise EOFError at the member's end, TimeoutError if there is none in time."""
         deadline = time.monotonic() + PATIENCE
-        while b"\n" not in self._buffer:
-            if not select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TimeoutError(f"process {self.pid} has nothing to report")
-            data = os.read(self._descriptor, 65536)
-            if not data:
+        while self._seen == len(self.reports):
+            if self._ended:
                 raise EOFError(f"process {self.pid} has ended")
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        self.reports.append(ast.literal_eval(line.decode()))
-        return self.reports[-1]
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"process {self.pid} has nothing to report")
+            self.listen(max(0.0, deadline - time.monotonic()))
+        self._seen += 1
+        return self.reports[self._seen - 1]
 
     def kill(self) -> list[Any]:
         """Kill the process without warning; return all that it has reported."""
@@ -71,9 +90,8 @@ class Member:
                 self.read()
         except EOFError:
             pass
-        os.close(self._descriptor)
-        self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        assert self.status == expect, f"process {self.pid} ended with {self.status}"
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        assert status == expect, f"process {self.pid} ended with {status}"
         return self.reports
 
 
@@ -81,4 +99,14 @@ def linger(most: float) -> None:
     """Let others run for a random while of at most so many seconds, so that what comes next hits them anywhere."""
     until = time.perf_counter() + random.uniform(0, most)
     while time.perf_counter() < until:
-        os.sched_yield()
+        Member.listen(0)
+
+
+def bury(name: str) -> None:
+    """Remove the socket files of killed processes as the next to open the store would, but at once also what they were just binding."""
+    sockets = open_namespace(name).sockets
+    for file in os.listdir(sockets.path):
+        if file.startswith("new-"):  # a sweep takes it for one that is being bound, unless it is old
+            os.utime(os.path.join(sockets.path, file), (0, 0))
+    sockets.sweep()
+    assert os.listdir(sockets.path) == []

@@ -5,6 +5,8 @@ The children leave through ``sys.exit``, so that the interpreter finalizes and e
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 from tests.conftest import RunScript
@@ -61,8 +63,6 @@ for number in range(20):
 
 def run(run_script: RunScript, source: str) -> str:
     """Run a script after the preamble; fail if it or a child of its writes anything to stderr."""
-    import textwrap
-
     finished = run_script(PREAMBLE + textwrap.dedent(source), timeout=25)
     assert not finished.stderr
     return finished.stdout
@@ -73,24 +73,24 @@ def test_child_uses_what_it_inherited(run_script: RunScript, verified: Verify) -
         run_script,
         """
         def child():
+            d.pop("more", None)
             d["child"] = d["k1"][:3]
             q.put("from the child")
             log.append(1)
             with transaction(d):
                 d["more"] = len(d)
             with snapshot(d):
-                assert d["more"] == 21
+                assert d["more"] == 21 and len(d) == 22
             assert Dict("another/d").setdefault("k", 1) == 1
             assert q.get() == "from the child"
-            q.put("again")
 
         for _ in range(3):
             ended(forked(child))
         assert d["child"] == b"old"
-        assert [q.get_nowait() for _ in range(3)] == ["again"] * 3
+        assert q.empty()
         assert list(log) == [1, 1, 1]
         assert Dict("another/d")["k"] == 1
-        """.replace("== 21", "in (21, 22)"),
+        """,
     )
     verified("fork", "another")
 
@@ -333,7 +333,8 @@ def test_fork_while_another_thread_holds_a_transaction(run_script: RunScript, ve
             def child():
                 assert d.get("thread", 0) == 2 * (round - 1), "the child sees what is not committed"
                 os.write(writing, b".")
-                d[round] = d["thread"]  # waits for its parent's thread
+                d[round] = None  # waits for its parent's thread
+                assert d["thread"] == 2 * round
 
             pid = forked(child)
             reader = forked(lambda: None)
@@ -342,9 +343,8 @@ def test_fork_while_another_thread_holds_a_transaction(run_script: RunScript, ve
             free.set()
             thread.join()
             ended(pid)
-            # The value is read outside of a transaction, so either state of the thread's will do; it was written after the thread's commit.
-            assert d["thread"] == 2 * round and d[round] in (2 * round - 2, 2 * round)
-        """.replace("os.write(writing, b\".\")\n", "os.write(writing, b\".\")\n").replace("d[round] = d[\"thread\"]", "d[round] = d.get(\"thread\", 0)"),
+            assert round in d
+        """,
     )
     verified("fork")
 
@@ -393,10 +393,10 @@ def test_fork_while_another_thread_opens_namespaces(run_script: RunScript) -> No
         def opener():
             number = 0
             while not stop.is_set():
-                Dict(f"opened{number % 50}/d")
+                Dict(f"opened{number % 10}/d")
                 number += 1
-                if number % 50 == 0:
-                    for other in range(50):
+                if number % 10 == 0:
+                    for other in range(10):
                         open_namespace(f"opened{other}").close()
 
         def child():
@@ -406,7 +406,7 @@ def test_fork_while_another_thread_opens_namespaces(run_script: RunScript) -> No
         thread = threading.Thread(target=opener)
         thread.start()
         try:
-            for _ in range(40):
+            for _ in range(20):
                 ended(forked(child))
         finally:
             stop.set()
@@ -421,34 +421,33 @@ def test_multiprocessing(run_script: RunScript, verified: Verify, method: str) -
     finished = run_script(
         """
         import multiprocessing, sys
-        from parkit import Dict, Queue, snapshot, transaction
+        from parkit import Dict, Queue, transaction
 
         def work(d, q, me):
             for _ in range(50):
                 with transaction(d):
                     d["total"] += 1
             q.put((me, d))
-            q.get(timeout=0) if False else None
 
         if __name__ == "__main__":
             context = multiprocessing.get_context(sys.argv[1])
             d, q = Dict("fork/d"), Queue("fork/q")
             d["total"] = 0
-            with snapshot(d):
-                processes = [context.Process(target=work, args=(d, q, me)) for me in range(3)]
-                for process in processes:
-                    process.start()
-                for process in processes:
-                    process.join(30)
-                assert [process.exitcode for process in processes] == [0, 0, 0]
-                assert d["total"] == 0
+            iterator = iter(d.items())  # holds a snapshot
+            processes = [context.Process(target=work, args=(d, q, me)) for me in range(3)]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(30)
+            assert [process.exitcode for process in processes] == [0, 0, 0]
+            assert list(iterator) == [("total", 0)]
             assert d["total"] == 150
             answers = [q.get_nowait() for _ in range(3)]
             assert sorted(me for me, _ in answers) == [0, 1, 2]
             assert all(handle == d for _, handle in answers)
             with context.Pool(2) as pool:
                 assert pool.map(d.get, ["total"] * 4) == [150] * 4
-        """.replace("            q.get(timeout=0) if False else None\n", ""),
+        """,
         method,
         env={"PARKIT_SYNCHRONOUS": "off"},
     )

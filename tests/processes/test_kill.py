@@ -13,6 +13,7 @@ from parkit import Dict, Log, Queue, set_namespace_synchronous
 from parkit_async._core.registry import open_namespace
 from tests.conftest import RunScript
 from tests.processes.conftest import Verify
+from tests.processes.crowd import bury
 
 pytestmark = pytest.mark.processes
 
@@ -148,7 +149,7 @@ def check(reports: dict[str, list[Any]]) -> None:
     assert lost <= getters
 
 
-def check_nothing_is_left_of_the_dead(store: Path) -> None:
+def check_nothing_is_left_of_the_dead() -> None:
     namespace = open_namespace("kill")
     namespace.engine.check_readers()
     assert {reader.pid for reader in namespace.engine.readers()} <= {os.getpid()}
@@ -159,27 +160,24 @@ def check_nothing_is_left_of_the_dead(store: Path) -> None:
     items.put(1)
     assert namespace.table.waiters({items._binding.object_id: 15}) == []
     assert not any(namespace.table._occupancy), "a dead process is still registered"
-    for file in store.glob("**/sockets/new-*"):  # killed while it bound its socket: a sweep leaves those alone for a minute
-        os.utime(file, (0, 0))
-    namespace.sockets.sweep()
-    assert list(store.glob("**/sockets/*")) == []
+    bury("kill")
 
 
-def test_killed_at_every_level(run_script: RunScript, store: Path, verified: Verify) -> None:
+def test_killed_at_every_level(run_script: RunScript, verified: Verify) -> None:
     reports = scenario(run_script, "normal", 25)
     check(reports)
-    check_nothing_is_left_of_the_dead(store)
+    check_nothing_is_left_of_the_dead()
     verified("kill")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("level", ["full", "normal", "off"])
-def test_killed_hundreds_of_times(run_script: RunScript, store: Path, verified: Verify, level: str) -> None:
+def test_killed_hundreds_of_times(run_script: RunScript, verified: Verify, level: str) -> None:
     reports = scenario(run_script, level, 120)
     assert len(reports) == 127
     check(reports)
-    check_nothing_is_left_of_the_dead(store)
+    check_nothing_is_left_of_the_dead()
     verified("kill")
 
 
