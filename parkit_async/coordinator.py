@@ -29,6 +29,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ._core.engine import EngineError
 from ._core.errors import ContextError
@@ -100,6 +101,16 @@ def refuse_deadlock(namespace: Namespace) -> None:
             )
 
 
+deferred: WeakSet[asyncio.Task[Any]] = WeakSet()
+"""Tasks whose cancellation is under way to them, see :func:`cancel_again`."""
+
+
+async def deliver() -> None:
+    """Let a deferred cancellation arrive. Called before something is asked for that another thread may have done before the loop goes round."""
+    if deferred and asyncio.current_task() in deferred:
+        await asyncio.sleep(0)
+
+
 async def settle(reply: asyncio.Future[Any], operation: Operation) -> Any:
     """Await the answer to a Write, see the module for what cancelling does."""
     try:
@@ -133,10 +144,12 @@ def cancel_again(cancelled: asyncio.CancelledError) -> None:
     """
     task = asyncio.current_task()
     assert task is not None
+    deferred.add(task)
     asyncio.get_running_loop().call_soon(_cancel_again, task, *cancelled.args[:1])
 
 
 def _cancel_again(task: asyncio.Task[Any], message: Any = None) -> None:
+    deferred.discard(task)
     if not task.done() and task.cancelling():
         task.uncancel()
         task.cancel(message)
@@ -290,6 +303,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         writing.owner = owner
         if not (namespace.turns.take(writing) and self._pass_gate(writing)):
             refuse_deadlock(namespace)
+            await deliver()
             lease = Lease()
             writing.token = lease.request
             reply = self.ask(lease)
@@ -435,4 +449,4 @@ def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:
             reply.set_result(None)
 
 
-__all__ += ["Report", "cancel_again", "outlast", "refuse_deadlock", "settle"]
+__all__ += ["Report", "cancel_again", "deferred", "deliver", "outlast", "refuse_deadlock", "settle"]

@@ -19,7 +19,7 @@ from ._core.shared import WORD_RETIRED
 from ._core.transactions import Reading
 from ._core.turns import Operation
 from .budget import meter, pause
-from .coordinator import Chores, Write, refuse_deadlock, settle
+from .coordinator import Chores, Write, deferred, deliver, refuse_deadlock, settle
 from .runtime import current_runtime
 
 __all__ = ["Stream", "View", "open_by_name", "read", "write"]
@@ -55,6 +55,8 @@ async def write(namespace: Namespace, call: Callable[..., Any], *arguments: Any)
             if namespace.table.words[WORD_RETIRED]:
                 current_runtime().coordinator(namespace).tell(Chores())
             return result
+    if deferred:
+        await deliver()
     coordinator = current_runtime().coordinator(namespace)
     refuse_deadlock(namespace)
     operation = Operation(call, arguments)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.processes
 
 EXAMPLES = ROOT / "examples"
 STDLIB = Path(sysconfig.get_path("stdlib"))
-PATIENCE = 30.0  # seconds
+PATIENCE = 50.0  # seconds; less than the deadline of a test, so that a failure says what was missing
 
 Start = Callable[..., "Program"]
 

@@ -82,17 +82,17 @@ def lookup(binding: Binding, key: object, default: Any) -> Any:
 
 def store(binding: Binding, key: object, value: object) -> None:
     """Store a value in the caller's transaction or one of its own, waiting for the turn: :func:`put`, with a short way for each."""
-    tail, frame, keyed = binding.encode_entry(key, value)
+    entry = binding.encode_entry(key, value)
     namespace = binding.namespace
     if contexts:
         writing = for_writing(namespace)
         if writing is not None:
             try:
-                put(writing, binding, tail, frame, keyed)
+                put(writing, binding, *entry)
             except EngineError as error:
                 raise namespace.space.failed(error, "storing a value") from error
             return
-    namespace.write(put, binding, tail, frame, keyed)
+    namespace.write(put, binding, *entry)
 
 
 def get(reading: Reading, binding: Binding, tail: bytes, key: object, default: Any) -> Any:
@@ -120,7 +120,7 @@ def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, keyed: bo
     state = writing.change(binding, EVENT_CHANGE)
     if keyed:
         state.flags |= FLAG_KEYED
-    if writing.transaction.replace(state.prefix + tail, frame) is None:
+    if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:
         state.length += 1
 
 

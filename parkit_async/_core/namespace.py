@@ -167,6 +167,7 @@ class Namespace:
         hint = words[WORD_LEVEL]
         level = LEVELS[hint - 1] if 1 <= hint <= len(LEVELS) else default_synchronous()
         self.engine = Engine(self.directory, level, words[WORD_LIMIT] or DEFAULT_SIZE)
+        self.begin = self.engine.begin
         try:
             meta = self._read_meta()
             if meta is None or not words[WORD_SETTINGS] or meta.level != level or meta.size != words[WORD_LIMIT]:
@@ -186,13 +187,13 @@ class Namespace:
         self.engine.check_readers()
         # After a power loss the table may know less than the file.
         words[WORD_USED] = max(words[WORD_USED], self.engine.usage().file * PAGE)
-        with self.begin() as transaction:
+        with self.begin_reading() as transaction:
             if transaction.cursor().set_range(retired_prefix()) and self._has_retired(transaction):
                 words[WORD_RETIRED] = 1
 
     def _read_meta(self) -> Meta | None:
         try:
-            with self.engine.begin() as transaction:
+            with self.begin_reading() as transaction:  # as another process may have made the file larger than this one's map
                 raw = transaction.get(META_KEY)
                 if raw is None:
                     if transaction.cursor().first():
@@ -474,9 +475,9 @@ class Namespace:
 
     def lead(self, request: Request) -> None:
         """Run the operations of ``request``, which holds the turn, and of those in line behind it; give up the turn, and wake whom it concerns."""
-        collected = self.turns.collect(BATCH)
-        events: dict[int, int] = {}
         assert request.operations is not None
+        collected = self.turns.collect(BATCH - len(request.operations))
+        events: dict[int, int] = {}
         operations = [*request.operations, *(operation for other in collected for operation in other.operations or ())]
         try:
             if not self.gate.try_enter():
@@ -550,6 +551,7 @@ class Namespace:
                 self.statistics.gate_waits += 1
                 self.gate.enter()
             self.start(writing)
+            writing.replace = writing.transaction.cursor().replace
             return writing
         except BaseException as error:
             self.finish(writing)

@@ -136,6 +136,7 @@ class Writing(Reading):
         token: What holds the turn on its behalf; None is the transaction itself.
         events: What happened to which object, once committed.
         room: Bytes that may still be written before it must be found out how full the namespace is.
+        replace: ``replace`` of a cursor that is kept, where many entries may be stored: a third faster than the transaction's own.
         recording: Set where the commit happens in another thread.
     """
 
@@ -147,6 +148,7 @@ class Writing(Reading):
     number = 0
     recording: Recording | None = None
     token: object = None
+    replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
     after_commit: Callable[[], None] | None = None
     _live: dict[int, WeakSet[Any]] | None = None
@@ -237,6 +239,7 @@ class Writing(Reading):
     def begin_savepoint(self) -> None:
         """Begin a savepoint; changes from here on can be undone alone."""
         self._detach()
+        self.replace = None
         savepoint = _Savepoint(self)
         child = self.namespace.engine.begin_child(savepoint.transaction if self.recording is None else self.recording.inner)
         if self._savepoints is None:

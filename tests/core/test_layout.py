@@ -112,13 +112,18 @@ def test_meta_is_of_this_format_unless_told_otherwise() -> None:
     assert Meta.unpack(Meta("full", 1).pack()).format == FORMAT_VERSION
 
 
-@given(st.binary(max_size=60) | st.sampled_from([b"{}", b"[]", b"5", b'"x"', b"null", b'{"parkit": null, "level": 1, "size": 2, "next_id": 3, "codecs": 4}']))
+@given(
+    st.binary(max_size=60)
+    | st.sampled_from([b"{}", b"[]", b"5", b'"x"', b"null", b'{"parkit": null, "level": 1, "size": 2, "next_id": 3, "codecs": 4}'])
+)
 def test_what_is_no_meta_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError):
         Meta.unpack(raw)
 
 
-@given(ids, st.text(max_size=60), st.booleans(), st.none() | st.just("json"), st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)))
+@given(
+    ids, st.text(max_size=60), st.booleans(), st.none() | st.just("json"), st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5))
+)
 def test_directory_entry_comes_back(object_id: int, type_name: str, versioned: bool, codec: str | None, custom: dict[str, object]) -> None:
     entry = Entry(object_id, type_name, "5" * 32, versioned, "2020-01-01T00:00:00+00:00", codec, custom)
     assert Entry.unpack(entry.pack()) == entry

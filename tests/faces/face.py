@@ -31,11 +31,16 @@ from parkit_async._core.doorbell import EVENT_ALL
 from parkit_async._core.objects import Handle
 from parkit_async._core.registry import open_namespace
 
-__all__ = ["FACES", "PATIENCE", "Face", "Job", "opened"]
+__all__ = ["FACES", "PATIENCE", "Face", "Job", "calls", "opened"]
 
 FACES: Final = ("blocking", "asyncio", "uvloop")
 PATIENCE: Final = 20.0
 """Seconds after which a test that waits for something gives up."""
+
+
+def calls(*functions: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Return functions that are to be called one after the other; lambdas of different types are of one type here."""
+    return functions
 
 
 class Job(ABC):
@@ -327,7 +332,7 @@ class _Context:
     def __enter__(self) -> Any:
         return self._face.run(self._context.__aenter__)
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: object) -> Any:
         return self._face.run(self._context.__aexit__, *error)
 
 

@@ -93,7 +93,17 @@ def test_what_is_not_a_class_or_function_of_a_face_is_the_same_in_both() -> None
         left, right = getattr(parkit, name), getattr(parkit_async, name)
         if inspect.isclass(left) and issubclass(left, Exception):
             assert left is right, name
-    for name in ("Codec", "DeadLetter", "Statistics", "json_codec", "pickle_codec", "raw_codec", "cloudpickle_codec", "get_storage_path", "set_storage_path"):
+    for name in (
+        "Codec",
+        "DeadLetter",
+        "Statistics",
+        "json_codec",
+        "pickle_codec",
+        "raw_codec",
+        "cloudpickle_codec",
+        "get_storage_path",
+        "set_storage_path",
+    ):
         assert getattr(parkit, name) is getattr(parkit_async, name), name
 
 

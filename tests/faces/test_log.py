@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parkit
-from tests.faces.face import Face
+from tests.faces.face import Face, calls
 
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BOUND = st.none() | st.integers(-12, 12)
@@ -93,7 +93,7 @@ def test_an_index_out_of_range_is_an_IndexError(log: Any, index: int) -> None:
         log[index]
 
 
-@pytest.mark.parametrize("index", ["1", 1.0, None, (1,)], ids=repr)
+@pytest.mark.parametrize("index", ["1", 1.0, None, (1,)])
 def test_an_index_that_is_no_int_is_a_TypeError(log: Any, index: Any) -> None:
     ten(log)
     with pytest.raises(TypeError):
@@ -173,7 +173,7 @@ def test_the_blocking_log_is_a_Sequence() -> None:
 def test_an_entry_that_cannot_be_decoded_does_not_hide_the_others(log: Any) -> None:
     log.extend(["a", Breaks(), "b"])
     assert (log[0], log[2], len(log)) == ("a", "b", 3)
-    for call in (lambda: log[1], lambda: list(log), lambda: log[:], lambda: log.count("x")):
+    for call in calls(lambda: log[1], lambda: list(log), lambda: log[:], lambda: log.count("x")):
         with pytest.raises(parkit.CodecError, match="1 of 'ns/log'") as caught:
             call()
         assert (caught.value.path, caught.value.key) == ("ns/log", 1)
@@ -195,7 +195,7 @@ def test_wait_returns_once_the_log_is_longer(face: Face, log: Any) -> None:
 
 
 def test_wait_with_a_negative_timeout_is_a_ValueError(log: Any) -> None:
-    for call in (lambda: log.wait(timeout=-1), lambda: next(iter(log.follow(timeout=-1)))):
+    for call in calls(lambda: log.wait(timeout=-1), lambda: next(iter(log.follow(timeout=-1)))):
         with pytest.raises(ValueError, match="non-negative"):
             call()
 

@@ -1,8 +1,8 @@
 """Dict, Queue, LifoQueue and Log against dict, queue.Queue, queue.LifoQueue and list, whatever order things are done in.
 
 Each machine keeps one object and its model through implicit calls, transactions, joined blocks, savepoints, snapshots, failures of any of these,
-iterators that are read later, others who look meanwhile, and closing and opening the store. The models are the standard library's own classes;
-what they raise, parkit must raise.
+iterators that are read later, others who look meanwhile, being dropped and created again, and closing and opening the store. The models are the
+standard library's own classes; what they raise, parkit must raise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parkit_async._core.registry import close_all
 from tests.faces.face import Face
 
 bounded = settings(
-    max_examples=20, stateful_step_count=30, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=40, stateful_step_count=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 numbers = count()
 
@@ -44,11 +44,10 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 class Block:
     """A transaction or snapshot that is open."""
 
-    def __init__(self, kind: str, context: Any, model: Any, changed: bool) -> None:
+    def __init__(self, kind: str, context: Any, before: tuple[Any, Any, int, bool]) -> None:
         self.kind = kind
         self.context = context
-        self.model = model
-        self.changed = changed
+        self.before = before
 
 
 class Machine(RuleBasedStateMachine):
@@ -78,11 +77,11 @@ class Machine(RuleBasedStateMachine):
         self.face.set_namespace_synchronous(level, level)
         self.path = f"{level}/{self.kind}-{next(numbers)}"
         self.x = getattr(self.face, self.kind)(self.path)
-        self.model = self.committed = self.empty()
-        self.committed = self.copy(self.model)
+        self.model = self.empty()
         self.version = 0
         self.changed = False
         self.blocks: list[Block] = []
+        self.commit()
         self.iterators: list[tuple[Any, list[Any]]] = []
 
     def write(self, call: Callable[[], Any], apply: Callable[[], Any], changes: bool) -> None:
@@ -100,7 +99,11 @@ class Machine(RuleBasedStateMachine):
     def commit(self) -> None:
         self.version += self.changed
         self.changed = False
-        self.committed = self.copy(self.model)
+        self.committed = self.state()
+
+    def state(self) -> tuple[Any, Any, int, bool]:
+        """Return what a block that fails goes back to."""
+        return self.x, self.copy(self.model), self.version, self.changed
 
     def in_snapshot(self) -> bool:
         return any(block.kind == "snapshot" for block in self.blocks)
@@ -118,14 +121,14 @@ class Machine(RuleBasedStateMachine):
             return
         context.__enter__()
         kind = "outermost" if not self.blocks else "savepoint" if isolated else "joined"
-        self.blocks.append(Block(kind, context, self.copy(self.model), self.changed))
+        self.blocks.append(Block(kind, context, self.state()))
 
     @rule()
     def enter_snapshot(self) -> None:
         if len(self.blocks) < 4:
             context = self.face.snapshot(self.x)
             context.__enter__()
-            self.blocks.append(Block("snapshot", context, None, self.changed))
+            self.blocks.append(Block("snapshot", context, self.state()))
 
     @precondition(lambda self: self.blocks)
     @rule(fails=st.booleans())
@@ -135,18 +138,35 @@ class Machine(RuleBasedStateMachine):
             error = Failed()
             assert not block.context.__exit__(Failed, error, None)
             if block.kind in {"outermost", "savepoint"}:
-                self.model, self.changed = block.model, block.changed
+                self.x, self.model, self.version, self.changed = block.before
         else:
             block.context.__exit__(None, None, None)
         if block.kind == "outermost":
             self.commit()
 
+    @rule()
+    def drop_and_create(self) -> None:
+        if self.in_snapshot():
+            with pytest.raises(parkit.ContextError):
+                self.x.drop()
+            return
+        old = self.x
+        old.drop()
+        self.x = getattr(self.face, self.kind)(self.path, bind=False)
+        self.model, self.version, self.changed = self.empty(), 0, False
+        if not self.blocks:
+            self.commit()
+        assert not old.exists
+        with pytest.raises(parkit.ObjectNotFoundError):
+            old.clear()
+
     # Others.
 
     @rule()
     def others_see_what_is_committed(self) -> None:
-        assert self.face.elsewhere(lambda: self.read(self.x)) == self.content(self.committed)
-        assert self.face.elsewhere(lambda: self.face.clone(self.x).version) == self.version
+        x, model, version, _ = self.committed
+        assert self.face.elsewhere(lambda: self.read(x)) == self.content(model)
+        assert self.face.elsewhere(lambda: self.face.clone(x).version) == version
 
     @precondition(lambda self: not self.blocks)
     @rule()
@@ -154,6 +174,7 @@ class Machine(RuleBasedStateMachine):
         self.iterators_give_what_was_there()
         close_all()
         self.x = getattr(self.face, self.kind)(self.path, create=False)
+        self.committed = self.state()
 
     # Iterators.
 
@@ -162,14 +183,14 @@ class Machine(RuleBasedStateMachine):
     def iterate_later(self) -> None:
         self.iterators.append((iter(self.x), list(self.content(self.model))))
 
-    @precondition(lambda self: getattr(self, "iterators", None))
+    @precondition(lambda self: bool(self.iterators))
     @rule()
     def iterate_one_step(self) -> None:
         iterator, expected = self.iterators[0]
         if expected:
             assert next(iterator) == expected.pop(0)
 
-    @precondition(lambda self: getattr(self, "iterators", None))
+    @precondition(lambda self: bool(self.iterators))
     @rule()
     def iterators_give_what_was_there(self) -> None:
         iterators, self.iterators = self.iterators, []
@@ -265,9 +286,8 @@ class DictMachine(Machine):
 
     @rule(low=KEYS, high=KEYS, reverse=st.booleans())
     def walk(self, low: Any, high: Any, reverse: bool) -> None:
-        both = in_order([low, high])
-        keys = in_order({*self.model, *both})
-        found = [key for key in keys[keys.index(both[0]) : keys.index(both[1]) + 1] if key in self.model] if both == [low, high] or low == high else []
+        keys = in_order({*self.model, low, high})
+        found = [key for key in keys[keys.index(low) : keys.index(high) + 1] if key in self.model]  # nothing, where low is above high
         assert list(self.x.irange(low, high, reverse=reverse)) == (found[::-1] if reverse else found)
 
 
@@ -409,7 +429,7 @@ class QueueMachine(Machine):
     def set_maxsize(self, maxsize: int) -> None:
         self.write(lambda: self.x.set_maxsize(maxsize), lambda: setattr(self.model.queue, "maxsize", maxsize), maxsize != self.model.queue.maxsize)
 
-    @precondition(lambda self: getattr(self, "version", 0) > 5)
+    @precondition(lambda self: self.version > 5)
     @rule(immediate=st.booleans())
     def shutdown(self, immediate: bool) -> None:
         changes = not self.model.closed or (immediate and not self.model.queue.empty())

@@ -1,5 +1,7 @@
 """Transactions and snapshots (SEMANTICS 5): what is joined, undone, kept, seen and refused."""
 
+# ruff: noqa: PT012 - a block that fails has a body before it fails
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 import parkit
-from tests.faces.face import Face
+from tests.faces.face import Face, calls
 
 
 class Failed(Exception):
@@ -248,7 +250,7 @@ def test_an_object_created_in_a_transaction_that_rolls_back_does_not_exist(face:
             assert new.exists and new["a"] == 1
             raise Failed
     assert new.exists is False
-    for call in (lambda: new["a"], lambda: new.set("a", 1), lambda: new.note, lambda: len(new)):
+    for call in calls(lambda: new["a"], lambda: new.set("a", 1), lambda: new.note, lambda: len(new)):
         with pytest.raises(parkit.ObjectNotFoundError, match="rolled back"):
             call()
     assert [path for path, _ in face.objects("ns")] == ["ns/d"]
@@ -428,7 +430,7 @@ def test_changing_anything_of_a_namespace_in_a_snapshot_of_it_is_a_ContextError(
     q, log, o, other = face.Queue("ns/q"), face.Log("ns/log"), face.Object("ns/o"), face.Dict("other/d")
     q.put(1)
     with face.snapshot(d):
-        for call in (
+        for call in calls(
             lambda: d.set("a", 1), lambda: d.update(a=1), d.clear, lambda: d.pop("a", None), lambda: d.setdefault("a"), lambda: q.put(1), q.get,
             q.task_done, q.shutdown, lambda: log.append(1), lambda: o.set_attribute("x", 1), o.drop, lambda: face.Dict("ns/new"),
         ):  # fmt: skip
@@ -443,7 +445,7 @@ def test_changing_anything_of_a_namespace_in_a_snapshot_of_it_is_a_ContextError(
         other["a"] = 1  # not of this namespace
         with face.transaction(other):
             other["b"] = 2
-        assert face.Dict("ns/d")["a"] if "a" in d else True  # opening what exists changes nothing
+        assert face.Dict("ns/d") == {}  # opening what exists changes nothing
     assert [x.version for x in (d, log, o)] == [0, 0, 0] and q.qsize() == 1
     assert content(other) == {"a": 1, "b": 2} and [path for path, _ in face.objects("ns")] == ["ns/d", "ns/log", "ns/o", "ns/q"]
 
@@ -509,7 +511,7 @@ def test_changing_an_object_of_another_namespace_is_a_ContextError(face: Face, d
     q.put(1)
     with face.transaction(d):
         d["a"] = 1
-        for call in (lambda: other.set("a", 1), q.get, other.drop, lambda: other.set_attribute("x", 1), lambda: face.Dict("other/new")):
+        for call in calls(lambda: other.set("a", 1), q.get, other.drop, lambda: other.set_attribute("x", 1), lambda: face.Dict("other/new")):
             with pytest.raises(parkit.ContextError, match="other"):
                 call()
         with pytest.raises(parkit.ContextError, match="other"):
@@ -591,7 +593,7 @@ def test_a_transaction_belongs_to_who_opened_it(face: Face, d: Any) -> None:
 
 
 def test_both_faces_in_one_process_take_turns(face: Face, d: Any) -> None:
-    blocking = parkit.Dict("ns/d")
+    blocking: parkit.Dict[str, int] = parkit.Dict("ns/d")
     with face.transaction(d):
         d["a"] = 1
         assert "a" not in blocking or face.name == "blocking"
@@ -600,12 +602,12 @@ def test_both_faces_in_one_process_take_turns(face: Face, d: Any) -> None:
 
 
 def test_a_blocking_call_that_would_wait_for_its_own_loop_is_a_ContextError(face: Face, d: Any) -> None:
+    blocking: parkit.Dict[str, int] = parkit.Dict("ns/d")
     if face.name == "blocking":
         with face.transaction(d):
-            parkit.Dict("ns/d").set("a", 1)  # the thread's own transaction
+            blocking["a"] = 1  # the thread's own transaction
         assert content(d) == {"a": 1}
         return
-    blocking = parkit.Dict("ns/d")
     with face.transaction(d), pytest.raises(parkit.ContextError, match="wait"):
         blocking["a"] = 1  # this thread, but not the task that has the transaction
     assert len(d) == 0
@@ -614,17 +616,15 @@ def test_a_blocking_call_that_would_wait_for_its_own_loop_is_a_ContextError(face
 # What is refused.
 
 
-@pytest.mark.parametrize("obj", [None, 1, b"ns", object()], ids=repr)
+@pytest.mark.parametrize("obj", [1, b"ns", pytest.param(object(), id="object")])
 def test_a_transaction_is_of_an_object_or_a_name(face: Face, obj: Any) -> None:
-    if obj is None:
-        return
     for context in (face.transaction, face.snapshot):
         with pytest.raises(TypeError, match="namespace"):
             with context(obj):
                 pass
 
 
-@pytest.mark.parametrize("name", ["", "a//b", "..", "__x__", "a\0"], ids=repr)
+@pytest.mark.parametrize("name", ["", "a//b", "..", "__x__", "a\0"])
 def test_a_transaction_on_a_name_that_is_none_is_a_ValueError(face: Face, name: str) -> None:
     for context in (face.transaction, face.snapshot):
         with pytest.raises(ValueError, match="namespace"):

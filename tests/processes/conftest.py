@@ -20,7 +20,7 @@ def verified() -> Verify:
         paths = [open_namespace(name).directory / "data.mdb" for name in names]
         close_all()
         for path in paths:
-            problems = verify(str(path))
+            problems = verify(str(path))  # type: ignore[no-untyped-call]
             assert not problems, f"{path}: {problems}"
 
     return check

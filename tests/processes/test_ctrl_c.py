@@ -23,6 +23,7 @@ os.environ["PARKIT_SYNCHRONOUS"] = level
 
 def victim(report):
     # Starts with the signal held back, and lets it in only inside the try block.
+    once = Log("int/once")
     d, q, log, waits = Dict("int/d"), Queue("int/q"), Log("int/log"), Queue("int/never")
     d["set"] = 0
     namespace = open_namespace("int")
@@ -32,7 +33,7 @@ def victim(report):
         number = 0
         while not stop.is_set():
             number += 1
-            d[me] = number
+            once.append((me, number))
             with transaction(d):
                 d["competed"] = d.get("competed", 0) + 1
 
@@ -80,6 +81,7 @@ def victim(report):
     for thread in threads:
         thread.join()
     assert caught == interrupts
+    assert len(once) == len(set(once)), "what another thread wrote is stored twice"
     assert namespace.turns.holder is None and len(namespace.turns) == 0
     assert not any(namespace.table._occupancy), "an interrupted wait is still registered"
     assert list(namespace.transactions()) == []

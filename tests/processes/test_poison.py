@@ -181,14 +181,17 @@ def test_takers_of_good_items_that_are_killed_are_not_counted(run_script: RunScr
     q = Queue[object]("poison/q")
     for number in range(10):
         q.put(number)
-        run_script("""
+        run_script(
+            """
             import os, signal
             from parkit import Queue, transaction
             q = Queue("poison/q")
             with transaction(q):
                 q.get_nowait()
                 os.kill(os.getpid(), signal.SIGKILL)
-        """, check=False)
+        """,
+            check=False,
+        )
         assert open_namespace("poison").table.words[WORD_ATTEMPTS] == 0
         assert q.get_nowait() == number
     assert q.dead_letters() == []
