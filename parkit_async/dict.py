@@ -154,8 +154,8 @@ class Dict(Object, Generic[K, V]):
     async def setdefault(self, key: K, default: Any = None, /) -> Any:
         """Return the value of ``key``; if it is not there store ``default`` and return that."""
         binding = self._binding or await self._bind()
-        tail, frame, keyed = binding.encode_entry(key, default)
-        value = await write(binding.namespace, dict_ops.setdefault, binding, tail, key, frame, keyed)
+        tail, frame, flags = binding.encode_entry(key, default)
+        value = await write(binding.namespace, dict_ops.setdefault, binding, tail, key, frame, flags)
         return default if value is MISSING else value
 
     async def update(self, other: Any = (), /, **entries: Any) -> None:

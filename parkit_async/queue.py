@@ -16,6 +16,7 @@ from ._core.errors import ShutDown
 from ._core.queue_ops import EMPTY, FULL, DeadLetter
 from ._core.queues import QueueCore
 from ._core.waiting import AGAIN, deadline_of, refuse_wait
+from .budget import meter, pause
 from .object import Object
 from .operations import write
 from .runtime import current_runtime
@@ -200,6 +201,9 @@ class Queue(QueueCore, Object, Generic[T]):
         return 0 < maxsize <= size
 
     async def _looked(self) -> tuple[int, int]:
+        meter.left -= 1
+        if meter.left < 0:
+            await pause()
         if self._binding is None:
             await self._bind()
         return self._size()

@@ -16,7 +16,7 @@ import functools
 import threading
 import time
 import warnings
-from collections import deque
+from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -27,6 +27,7 @@ from ._core.namespace import Namespace
 from ._core.shared import SharedTable, TableFullError
 from ._core.waiting import AGAIN, SAFETY, counters
 from .actor import ActorStoppedError
+from .budget import meter
 from .coordinator import Coordinator
 
 __all__ = ["Runtime", "aclose", "current_runtime"]
@@ -82,21 +83,37 @@ def _sweep() -> None:
 
 
 class _Waiters:
-    """Those of a loop who wait for one event of one object, first come, first served."""
+    """Those of a loop who wait for one event of one object, first come, first served: who was woken for nothing has his old place again."""
 
-    __slots__ = ("_broadcast", "futures", "slot", "table", "users")
+    __slots__ = ("_broadcast", "_last", "line", "slot", "table", "users")
 
     def __init__(self, table: SharedTable, slot: int, broadcast: bool) -> None:
         self.table = table
         self.slot = slot
         self._broadcast = broadcast
-        self.futures: deque[asyncio.Future[bool]] = deque()
+        self._last = 0
+        self.line: list[tuple[int, asyncio.Future[bool]]] = []
         self.users = 0
+
+    def arrive(self) -> int:
+        """Return the number of a newcomer's place in the line."""
+        self._last += 1
+        return self._last
+
+    def join(self, place: int, future: asyncio.Future[bool]) -> None:
+        """Stand in line."""
+        insort(self.line, (place, future))
+
+    def leave(self, place: int) -> None:
+        """Leave the line, if that has not happened by a wake."""
+        position = bisect_left(self.line, (place,))
+        if position < len(self.line) and self.line[position][0] == place:
+            del self.line[position]
 
     def ring(self) -> None:
         """Wake all, or the first."""
-        while self.futures:
-            future = self.futures.popleft()
+        while self.line:
+            _, future = self.line.pop(0)
             if not future.done():
                 future.set_result(True)
                 if not self._broadcast:
@@ -104,8 +121,8 @@ class _Waiters:
 
     def ring_all(self) -> None:
         """Wake all."""
-        while self.futures:
-            future = self.futures.popleft()
+        line, self.line = self.line, []
+        for _, future in line:
             if not future.done():
                 future.set_result(True)
 
@@ -168,15 +185,13 @@ class Runtime:
         Returns AGAIN when the deadline, on the monotonic clock, has passed. Cancelled while it waits, nothing was done.
         """
         waiters = self._register(binding, event)
+        place = waiters.arrive()
         woken = False
         try:
             while True:
                 # In line before the look: a ring during an attempt that takes time is not missed.
                 future: asyncio.Future[bool] = self._loop.create_future()
-                if woken:
-                    waiters.futures.appendleft(future)
-                else:
-                    waiters.futures.append(future)
+                waiters.join(place, future)
                 timer: asyncio.TimerHandle | None = None
                 try:
                     result = await attempt()
@@ -191,14 +206,15 @@ class Runtime:
                     woken = await future
                     if woken:
                         counters.wakeups += 1
+                        # The loop has just gone round. Giving way once more would let the next one in the line go first.
+                        meter.left = max(meter.left, 1)
                 except BaseException:
                     woken = woken or (future.done() and not future.cancelled() and future.exception() is None and future.result())
                     raise
                 finally:
                     if timer is not None:
                         timer.cancel()
-                    if future in waiters.futures:
-                        waiters.futures.remove(future)
+                    waiters.leave(place)
         finally:
             if woken:
                 waiters.pass_on()
@@ -296,7 +312,7 @@ class Runtime:
         self._coordinators.clear()
         self._let_go()
         for waiters in list(self._waiters.values()):
-            for future in waiters.futures:
+            for _, future in waiters.line:
                 if not future.done():
                     future.set_exception(ActorStoppedError("parkit was closed on this event loop while the call waited"))
         self._closing.set_result(None)

@@ -164,8 +164,8 @@ class Dict(Object, MutableMapping[K, V]):
     def setdefault(self, key: K, default: Any = None, /) -> Any:
         """Return the value of ``key``; if it is not there store ``default`` and return that."""
         binding = self._binding
-        tail, frame, keyed = binding.encode_entry(key, default)
-        value = self._home.write(dict_ops.setdefault, binding, tail, key, frame, keyed)
+        tail, frame, flags = binding.encode_entry(key, default)
+        value = self._home.write(dict_ops.setdefault, binding, tail, key, frame, flags)
         return default if value is MISSING else value
 
     def update(self, other: Any = (), /, **entries: Any) -> None:

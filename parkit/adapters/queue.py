@@ -46,6 +46,9 @@ class Queue(QueueCore, Object, Generic[T]):
 
     type_name = "parkit.Queue"
 
+    _waited = False
+    """Whether the last get had to wait; the next one then looks before it takes the turn."""
+
     @shown_as("(self, path: str, /, *, create: bool = True, bind: bool = True, versioned: bool = True, maxsize: int = 0)")
     def __init__(
         self,
@@ -136,9 +139,12 @@ class Queue(QueueCore, Object, Generic[T]):
         if timeout is not None and block:
             deadline_of(timeout)
         binding = self._binding
-        item: Any = binding.namespace.write(queue_ops.get, binding, self._lifo)
+        operation = queue_ops.get, binding, self._lifo
+        item = EMPTY if self._waited and not binding.namespace.read(queue_ops.ready, binding) else binding.namespace.write(*operation)
         if item is EMPTY or type(item) is Failure:
-            item = self._wait_for_item(item, (queue_ops.get, binding, self._lifo), block, timeout)
+            item = self._wait_for_item(item, operation, block, timeout)
+        else:
+            self._waited = False
         return item  # type: ignore[no-any-return]
 
     def get_nowait(self) -> T:
@@ -165,10 +171,11 @@ class Queue(QueueCore, Object, Generic[T]):
         write, read = binding.namespace.write, binding.namespace.read
 
         def attempt() -> Any:
-            # A look costs a waiter less than a turn, and disturbs nobody.
-            if not read(queue_ops.ready, binding):
-                return AGAIN
             return AGAIN if (found := write(*operation)) is EMPTY else found
+
+        def look() -> Any:
+            # Costs a waiter less than a turn, and disturbs nobody.
+            return attempt() if read(queue_ops.ready, binding) else AGAIN
 
         if item is EMPTY:
             if not wait:
@@ -177,9 +184,10 @@ class Queue(QueueCore, Object, Generic[T]):
             if timeout == 0:
                 raise Empty
             refuse_wait(self.path, "get()")
-            item = block(binding, EVENT_ITEMS, attempt, deadline)
+            item = block(binding, EVENT_ITEMS, attempt, deadline, look)
             if item is AGAIN:
                 raise Empty
+            self._waited = True
         if isinstance(item, Failure):
             raise item.error
         return item

@@ -8,9 +8,11 @@ from typing import Any
 __all__ = ["pairs"]
 
 
-def pairs(other: Any, entries: Mapping[str, Any]) -> Iterable[tuple[Any, Any]]:
+def pairs(other: Any, entries: Mapping[str, Any]) -> Mapping[Any, Any] | Iterable[tuple[Any, Any]]:
     """Return the entries that ``dict.update`` would take from its arguments."""
     if isinstance(other, Mapping):
+        if not entries:
+            return other
         found: Iterable[tuple[Any, Any]] = other.items()
     elif hasattr(other, "keys"):
         found = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 (that is dict.update's protocol)

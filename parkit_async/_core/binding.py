@@ -8,14 +8,14 @@ so that a thread can never see one of them new and another old.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pickle import dumps, loads
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import codecs, keys
 from .codecs import Codec
 from .errors import CodecError
-from .layout import Entry, State, header_key
+from .layout import FLAG_KEYED, FLAG_MIXED, Entry, State, header_key
 from .transactions import Reading, dropped
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class Entries(NamedTuple):
         tails: Where each lies, behind ``stem``.
         frames: Their bytes.
         stem: What all the tails begin with.
-        keyed: Whether any key is stored beside its value.
+        flags: What is unusual about any of the keys.
     """
 
     tails: list[bytes]
     frames: list[bytes]
     stem: bytes
-    keyed: bool
+    flags: int
 
 
 class Failure:
@@ -130,8 +130,8 @@ class Binding:
             self._check_allowed()
         return codecs.encode(value, self.codec)
 
-    def encode_entry(self, key: object, value: object) -> tuple[bytes, bytes, bool]:
-        """Return where a dict's entry lies behind the prefix, its bytes, and whether its key is stored beside the value."""
+    def encode_entry(self, key: object, value: object) -> tuple[bytes, bytes, int]:
+        """Return where a dict's entry lies behind the prefix, its bytes, and flags (of the header) that say what is unusual about the key."""
         if type(key) is str and self.allowed is None:
             try:
                 tail = _STR + key.encode()
@@ -140,8 +140,8 @@ class Binding:
             else:
                 if len(tail) <= _LONG:
                     if type(value) in _ATOMS and self.codec is None:
-                        return tail, dumps(value, 5), False
-                    return tail, codecs.encode(value, self.codec), False
+                        return tail, dumps(value, 5), 0
+                    return tail, codecs.encode(value, self.codec), 0
         elif self.allowed is not None:
             self._check_allowed()
         encoded, sidecar = keys.encode_with_sidecar(key)
@@ -150,15 +150,17 @@ class Binding:
         if sidecar is not None and self.allowed is not None:
             sidecar = None
         if full is None and sidecar is None:
-            return tail, codecs.encode(value, self.codec), False
-        return tail, codecs.encode_keyed(value, self.codec, full, sidecar), True
+            return tail, codecs.encode(value, self.codec), FLAG_MIXED
+        return tail, codecs.encode_keyed(value, self.codec, full, sidecar), FLAG_KEYED | FLAG_MIXED
 
-    def encode_many(self, entries: Iterable[tuple[object, object]]) -> Entries:
+    def encode_many(self, entries: Iterable[tuple[object, object]] | Mapping[Any, Any]) -> Entries:
         """Return what :meth:`encode_entry` does, for many at once."""
-        pairs = list(entries)
-        if not pairs:
-            return Entries([], [], b"", False)
-        names, values = zip(*pairs, strict=True)
+        if type(entries) is dict:
+            names: Sequence[Any] = list(entries)
+            values: Sequence[Any] = list(entries.values())
+        else:
+            pairs = [(name, value) for name, value in (entries.items() if isinstance(entries, Mapping) else entries)]
+            names, values = [name for name, _ in pairs], [value for _, value in pairs]
         if self.allowed is None and set(map(type, names)) == {str}:
             try:
                 tails = list(map(str.encode, names))
@@ -167,10 +169,13 @@ class Binding:
             if tails and max(map(len, tails)) < _LONG:
                 codec = self.codec
                 if codec is None and _ATOMS.issuperset(map(type, values)):
-                    return Entries(tails, [dumps(value, 5) for value in values], _STR, False)
-                return Entries(tails, [codecs.encode(value, codec) for value in values], _STR, False)
-        encoded = [self.encode_entry(name, value) for name, value in pairs]
-        return Entries([tail for tail, _, _ in encoded], [frame for _, frame, _ in encoded], b"", any(keyed for _, _, keyed in encoded))
+                    return Entries(tails, [dumps(value, 5) for value in values], _STR, 0)
+                return Entries(tails, [codecs.encode(value, codec) for value in values], _STR, 0)
+        encoded = list(map(self.encode_entry, names, values))
+        flags = 0
+        for _, _, flag in encoded:
+            flags |= flag
+        return Entries([tail for tail, _, _ in encoded], [frame for _, frame, _ in encoded], b"", flags)
 
     def encode_all(self, values: Iterable[object]) -> list[bytes]:
         """Return the bytes to store for each of many values."""

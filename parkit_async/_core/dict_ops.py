@@ -8,7 +8,7 @@ lie together, in no order, so a scan collects each such cluster and sorts it by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pickle import loads
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from . import codecs, keys
 from .binding import Binding, Entries, locate
 from .doorbell import EVENT_CHANGE
 from .engine import EngineError
-from .layout import FLAG_KEYED, State, prefix_end
+from .layout import FLAG_KEYED, FLAG_MIXED, State, prefix_end
 from .ownership import contexts, for_writing
 from .reclaim import retire
 from .shared import WORD_RETIRED
@@ -45,6 +45,7 @@ VALUES: Final = "values"
 ITEMS: Final = "items"
 
 _PREFIX: Final = 9
+_PORTION: Final = 64
 _PICKLE: Final = 0x80
 _STR: Final = keys.TAG_STR
 MISSING: Final = object()
@@ -112,14 +113,14 @@ def length(reading: Reading, binding: Binding) -> int:
     return reading.state(binding).length
 
 
-def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, keyed: bool) -> None:
-    """Store a frame at ``tail``."""
+def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, flags: int) -> None:
+    """Store a frame at ``tail``; ``flags`` says what is unusual about the key."""
     writing.room -= len(tail) + len(frame) + ENTRY
     if writing.room < 0:
         writing.reserve(len(tail) + len(frame))
     state = writing.change(binding, EVENT_CHANGE)
-    if keyed:
-        state.flags |= FLAG_KEYED
+    if flags:
+        state.flags |= flags
     if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:
         state.length += 1
 
@@ -133,15 +134,14 @@ def update(writing: Writing, binding: Binding, entries: Entries) -> None:
     before = writing.entries()
     writing.put_many(zip(map((state.prefix + entries.stem).__add__, entries.tails), entries.frames, strict=True))
     state.length += writing.entries() - before
-    if entries.keyed:
-        state.flags |= FLAG_KEYED
+    state.flags |= entries.flags
 
 
-def setdefault(writing: Writing, binding: Binding, tail: bytes, key: object, frame: bytes, keyed: bool) -> Any:
+def setdefault(writing: Writing, binding: Binding, tail: bytes, key: object, frame: bytes, flags: int) -> Any:
     """Return the value at ``tail``; store ``frame`` and return MISSING if there is none."""
     found = get(writing, binding, tail, key, MISSING)
     if found is MISSING:
-        put(writing, binding, tail, frame, keyed)
+        put(writing, binding, tail, frame, flags)
     return found
 
 
@@ -189,7 +189,7 @@ def clear(writing: Writing, binding: Binding) -> None:
 def replace_range(writing: Writing, state: State, size: int) -> None:
     """Empty an object's range of ``size`` entries."""
     state.length = 0
-    state.flags &= ~FLAG_KEYED
+    state.flags &= ~(FLAG_KEYED | FLAG_MIXED)
     if retire(writing, state.prefix, size):
         state.move(writing.new_id())
         writing.namespace.table.words[WORD_RETIRED] = 1
@@ -233,45 +233,46 @@ class Scan:
             return iter(())
         if self._bounded or state.flags & FLAG_KEYED or self._binding.allowed is not None or reading.views is not None:
             return self._careful(reading, state)
-        return self._plain(reading, state)
+        return chain.from_iterable(self._plain(reading, state))
 
-    def _plain(self, reading: Reading, state: State) -> Iterator[Any]:
-        """Iterate over all entries where every key is in its plain form; the length tells where to stop."""
-        binding, what = self._binding, self._what
+    def _plain(self, reading: Reading, state: State) -> Iterator[Iterable[Any]]:
+        """Iterate over portions of all entries, where every key is in its plain form; the length tells where to stop."""
         cursor = reading.transaction.cursor()
-        decode, decode_key = binding.decode, binding.decode_key
         if not self._reverse:
             cursor.set_range(state.prefix)
             walk: Callable[..., Iterator[Any]] = cursor.iternext
         else:
             _to_last(cursor, prefix_end(state.prefix))
             walk = cursor.iterprev
-        # Locals, and nothing that can be left out: this runs once an entry.
-        text, pickled, load, count = _STR, _PICKLE, loads, state.length
-        if what == KEYS:
-            for key in islice(walk(True, False), count):
-                yield key[10:].decode() if key[9] == text else keys.decode(key[9:])
-            return
-        entries = islice(walk(), count)
-        if what == VALUES:
-            for key, raw in entries:
+        wants_values = self._what != KEYS
+        entries = islice(walk(True, wants_values), state.length)
+        only_text = not state.flags & FLAG_MIXED
+        while portion := list(islice(entries, _PORTION)):
+            if only_text:
                 try:
-                    yield load(raw) if raw[0] == pickled else decode(raw, None)
+                    # A comprehension over what is nearly always there: half the cost of looking at each entry. A frame that is no pickle
+                    # begins with a byte that is no opcode, so it fails, like everything else that is not as usual.
+                    if not wants_values:
+                        yield [key[10:].decode() for key in portion]
+                    elif self._what == VALUES:
+                        yield [loads(raw) for _, raw in portion]
+                    else:
+                        yield [(key[10:].decode(), loads(raw)) for key, raw in portion]
                     continue
-                except Exception:  # noqa: BLE001 (decoding may raise anything; said again, with the key)
+                except Exception:  # noqa: BLE001 (decoding may raise anything; each entry is tried by itself now)
                     pass
-                yield decode(raw, decode_key(key[9:], raw))
+            yield self._one_by_one(portion)
+
+    def _one_by_one(self, portion: list[Any]) -> Iterator[Any]:
+        binding = self._binding
+        if self._what == KEYS:
+            for key in portion:
+                yield keys.decode(key[_PREFIX:])
             return
-        for key, raw in entries:
-            try:
-                if raw[0] == pickled and key[9] == text:
-                    item = key[10:].decode(), load(raw)
-                else:
-                    item = decode_key(key[9:], raw), decode(raw, None)
-            except Exception:  # noqa: BLE001 (as above)
-                name = decode_key(key[9:], raw)
-                item = name, decode(raw, name)
-            yield item
+        for key, raw in portion:
+            name = binding.decode_key(key[_PREFIX:], raw)
+            value = binding.decode(raw, name)
+            yield value if self._what == VALUES else (name, value)
 
     def _careful(self, reading: Reading, state: State) -> Iterator[Any]:
         binding, what = self._binding, self._what

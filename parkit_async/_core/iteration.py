@@ -23,7 +23,7 @@ def stream(binding: Binding, run: Callable[[Reading], Iterator[Any]]) -> Iterato
     source = run(reading)
     if own:
         return source
-    iterator = _Inside(binding, source)
+    iterator = _Inside(binding, reading, source)
     reading.watch(binding.object_id, iterator)
     return iterator
 
@@ -31,10 +31,11 @@ def stream(binding: Binding, run: Callable[[Reading], Iterator[Any]]) -> Iterato
 class _Inside:
     """An iterator inside a transaction or snapshot."""
 
-    __slots__ = ("__weakref__", "_binding", "_error", "_rest", "_source")
+    __slots__ = ("__weakref__", "_binding", "_error", "_reading", "_rest", "_source")
 
-    def __init__(self, binding: Binding, source: Iterator[Any]) -> None:
+    def __init__(self, binding: Binding, reading: Reading, source: Iterator[Any]) -> None:
         self._binding = binding
+        self._reading = reading
         self._source = source
         self._rest: list[Any] | None = None
         self._error: Exception | None = None
@@ -44,18 +45,24 @@ class _Inside:
 
     def __next__(self) -> Any:
         if self._rest is None:
+            # The source may have read ahead: whether it goes on must not depend on how far.
+            if self._reading.transaction is None:
+                raise self._over()
             try:
                 return next(self._source)
             except EngineError as error:
-                raise ContextError(
-                    f"the transaction or snapshot in which this iterator of {self._binding.path!r} was made is over; use it inside, or make a list of it"
-                ) from error
+                raise self._over() from error
         if self._rest:
             return self._rest.pop()
         if self._error is not None:
             failure, self._error = self._error, None
             raise failure
         raise StopIteration
+
+    def _over(self) -> ContextError:
+        return ContextError(
+            f"the transaction or snapshot in which this iterator of {self._binding.path!r} was made is over; use it inside, or make a list of it"
+        )
 
     def detach(self) -> None:
         """Take what is left, since the transaction is about to change it. What cannot be decoded is told when its turn comes."""

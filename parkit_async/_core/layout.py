@@ -258,5 +258,7 @@ FLAG_SHUT_DOWN: Final = 1
 """A queue that takes no more items."""
 FLAG_KEYED: Final = 2
 """A Dict that holds, or once held, keys that are stored beside their values (long ones, or ones of an unusual type)."""
+FLAG_MIXED: Final = 8
+"""A Dict that holds, or once held, keys that are not str."""
 FLAG_UNVERSIONED: Final = 4
 """An object whose changes are not counted."""

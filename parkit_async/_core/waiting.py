@@ -69,8 +69,10 @@ def refuse_wait(path: str, what: str) -> None:
             )
 
 
-def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None) -> Any:
+def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None, look: Callable[[], Any] | None = None) -> Any:
     """Call ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
+
+    Where an attempt costs more than a look, ``look`` makes the first one, before anybody rang.
 
     Blocks the calling thread, asleep on its own socket; returns AGAIN when the deadline has passed.
     """
@@ -83,8 +85,8 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
     except TableFullError:
         slot, safety = -1, _UNREGISTERED
     try:
+        result = (look or attempt)()
         while True:
-            result = attempt()
             if result is not AGAIN:
                 return result
             left = remaining(deadline)
@@ -95,6 +97,7 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
             elif left is None or left > safety:
                 counters.wakeups += 1
                 counters.rechecks += 1
+            result = attempt()
     finally:
         if slot >= 0:
             table.unregister(slot)

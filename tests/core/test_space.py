@@ -125,8 +125,7 @@ def test_full_namespace_tells_what_happened_and_stores_nothing_of_it() -> None:
     assert 0.5 * SMALL < count * 3000 < SMALL
     version = d.version
     with pytest.raises(NamespaceFullError) as caught, transaction(d):
-        d[-1] = b"small"
-        d[-2] = bytes(SMALL)
+        d.update({-1: b"small", -2: bytes(SMALL)})
     assert (caught.value.namespace, caught.value.size, caught.value.snapshot_pid, caught.value.snapshot_age) == ("full", SMALL, None, None)
     for part in ("'full'", f"{SMALL:,}", "No snapshot is open", "delete", "set_namespace_size"):
         assert part in str(caught.value)
@@ -185,7 +184,7 @@ def test_old_snapshot_is_named_and_its_end_gives_the_room_back() -> None:
     assert caught.value.snapshot_age is not None and caught.value.snapshot_age >= 0
     assert next(iterator) == ("k", b"old")
     del other["k"]
-    iterator.close()  # type: ignore[attr-defined]
+    del iterator
     for number in range(2 * overwritten):
         d["k"] = number.to_bytes(1500, "big")
 

@@ -346,17 +346,10 @@ class _Stream:
     def __iter__(self) -> _Iterator:
         return _Iterator(self._face, self._face._owner.run(self._target.__aiter__, (), {}))
 
-    def __next__(self) -> Any:
-        return next(iter(self))
-
-    def close(self) -> None:
-        iter(self).close()
-
 
 class _Iterator:
     def __init__(self, face: _Awaitable, iterator: Any) -> None:
         self._face = face
-        self._iterator = iterator
         self.step = iterator.__anext__
 
     def __iter__(self) -> _Iterator:
@@ -367,9 +360,6 @@ class _Iterator:
             return self._face.run(self.step)
         except StopAsyncIteration:
             raise StopIteration from None
-
-    def close(self) -> None:
-        self._face.run(self._iterator.aclose)
 
 
 class _Object:

@@ -214,8 +214,7 @@ def test_an_iterator_may_be_left_early(face: Face, d: Any) -> None:
         break
     iterator = iter(d.items())
     assert next(iterator) == ("0", 0)
-    iterator.close()
-    assert list(iterator) == []
+    del iterator
     assert face.set_namespace_size("ns", 2**29) is None  # nothing holds the map any more
 
 

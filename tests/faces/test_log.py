@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parkit
+from parkit_async._core.registry import open_namespace
 from tests.faces.face import Face, calls
 
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,8 +161,9 @@ def test_an_iterator_may_be_left_early(log: Any) -> None:
     ten(log)
     iterator = iter(log)
     assert next(iterator) == 0
-    iterator.close()
-    assert list(iterator) == []
+    assert list(open_namespace("ns").transactions())
+    del iterator
+    assert not list(open_namespace("ns").transactions())
 
 
 def test_the_blocking_log_is_a_Sequence() -> None:

@@ -159,7 +159,7 @@ def test_a_full_namespace_names_the_oldest_snapshot(face: Face) -> None:
     error = caught.value
     assert error.snapshot_pid == os.getpid() and error.snapshot_age is not None and error.snapshot_age >= 0
     assert "this process" in str(error) and "seconds" in str(error) and "close" in str(error)
-    iterator.close()
+    del iterator
     for _ in range(20):
         d.update(dict.fromkeys(range(15), VALUE))
     assert len(d) == 15

@@ -226,9 +226,10 @@ def test_a_loop_that_was_closed_without_its_runtime(store: Any) -> None:
 
 @pytest.mark.usefixtures("full")
 def test_a_closed_loop_is_swept_where_warnings_are_errors() -> None:
-    for _ in range(2):
-        loop = asyncio.new_event_loop()
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    for loop in loops:
         loop.run_until_complete(work("ns/d", 1))
+    for loop in loops:
         loop.close()
     # The warning is raised, as everywhere in these tests; the cleaning up is done all the same, for every loop of the past.
     with pytest.raises(ResourceWarning):
