@@ -55,7 +55,7 @@ class transaction:  # noqa: N801 (used like a function)
             try:
                 scope.begun(writing)
             except BaseException:
-                scope.namespace.finish(writing)
+                scope.abandon(writing)
                 raise
         self._scopes.append(scope)
 

@@ -289,7 +289,6 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
 
     def _give_back(self, lease: Lease) -> None:
         if lease.error is None:
-            self._namespace.gate.leave()
             self._namespace.release(lease.request)
 
     # Transactions of tasks: begun here, left in the coordinator's hands at the end.
@@ -345,7 +344,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
                 namespace.finish(writing)
             return
         try:
-            writing.events = writing.write_headers()
+            writing.write_headers()
             writing.recording.abort()
         except BaseException as error:
             namespace.finish(writing)

@@ -85,12 +85,13 @@ def _sweep() -> None:
 class _Waiters:
     """Those of a loop who wait for one event of one object, first come, first served: who was woken for nothing has his old place again."""
 
-    __slots__ = ("_broadcast", "_last", "line", "slot", "table", "users")
+    __slots__ = ("_awake", "_broadcast", "_last", "line", "slot", "table", "users")
 
     def __init__(self, table: SharedTable, slot: int, broadcast: bool) -> None:
         self.table = table
         self.slot = slot
         self._broadcast = broadcast
+        self._awake: set[int] = set()
         self._last = 0
         self.line: list[tuple[int, asyncio.Future[bool]]] = []
         self.users = 0
@@ -106,6 +107,7 @@ class _Waiters:
 
     def leave(self, place: int) -> None:
         """Leave the line, if that has not happened by a wake."""
+        self._awake.discard(place)
         position = bisect_left(self.line, (place,))
         if position < len(self.line) and self.line[position][0] == place:
             del self.line[position]
@@ -113,11 +115,26 @@ class _Waiters:
     def ring(self) -> None:
         """Wake all, or the first."""
         while self.line:
-            _, future = self.line.pop(0)
+            place, future = self.line.pop(0)
             if not future.done():
                 future.set_result(True)
                 if not self._broadcast:
+                    self._awake.add(place)
                     return
+
+    def give_way(self, place: int) -> bool:
+        """Leave it to one who came before, if he waits as well: he was woken for nothing a moment ago, and what came since is his.
+
+        Return whether there is one. He looks next, and passes the wake on.
+        """
+        if self._broadcast:
+            return False
+        if any(other < place for other in self._awake):
+            return True
+        if self.line[0][0] == place:
+            return False
+        self.ring()
+        return True
 
     def ring_all(self) -> None:
         """Wake all."""
@@ -194,7 +211,7 @@ class Runtime:
                 waiters.join(place, future)
                 timer: asyncio.TimerHandle | None = None
                 try:
-                    result = await attempt()
+                    result = AGAIN if woken and waiters.give_way(place) else await attempt()
                     if result is not AGAIN:
                         woken = True
                         return result

@@ -9,7 +9,8 @@ from parkit_async._core.namespace import Namespace
 from parkit_async._core.objects import Handle
 from parkit_async._core.paths import check_namespace
 from parkit_async._core.registry import open_namespace
-from parkit_async._core.scopes import SnapshotScope, TransactionScope
+from parkit_async._core.scopes import Guard, SnapshotScope, TransactionScope
+from parkit_async._core.transactions import Writing
 
 __all__ = ["snapshot", "transaction"]
 
@@ -37,34 +38,36 @@ class transaction:  # noqa: N801 (used like a function)
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False, isolated: bool = False) -> None:
         self._arguments = (obj, zero_copy, isolated)
-        self._scopes: list[TransactionScope] = []
+        self._scopes: list[tuple[TransactionScope, Guard]] = []
 
     def __enter__(self) -> None:
         obj, zero_copy, isolated = self._arguments
         scope = TransactionScope(namespace_of(obj), zero_copy, isolated)
+        guard = Guard(scope.close)
         if not scope.join():
-            writing = scope.namespace.begin_writing(scope.owner)
+            writing = Writing(scope.namespace)
+            writing.owner = scope.owner
             try:
+                scope.namespace.begin_writing(writing)
                 scope.begun(writing)
             except BaseException:
-                scope.namespace.finish(writing)
+                scope.abandon(writing)
                 raise
-        self._scopes.append(scope)
+        self._scopes.append((scope, guard))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        scope = self._scopes.pop()
-        namespace = scope.namespace
-        writing = scope.leave(failed=kind is not None)
-        if writing is None:
-            return
+        scope, guard = self._scopes[-1]
         try:
-            if kind is None:
+            writing = scope.leave(failed=kind is not None)
+            if writing is not None and kind is None:
                 scope.check_owner()
-                namespace.commit(writing)
+                scope.namespace.commit(writing)
         except EngineError as failure:
-            raise namespace.space.failed(failure, "committing") from failure
+            raise scope.namespace.space.failed(failure, "committing") from failure
         finally:
-            namespace.finish(writing)
+            scope.close()
+            guard.disarm()
+            self._scopes.pop()
 
 
 class snapshot:  # noqa: N801 (used like a function)
@@ -85,16 +88,27 @@ class snapshot:  # noqa: N801 (used like a function)
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False) -> None:
         self._arguments = (obj, zero_copy)
-        self._scopes: list[SnapshotScope] = []
+        self._scopes: list[tuple[SnapshotScope, Guard]] = []
 
     def __enter__(self) -> None:
         obj, zero_copy = self._arguments
         scope = SnapshotScope(namespace_of(obj), zero_copy)
-        scope.enter()
-        self._scopes.append(scope)
+        guard = Guard(scope.leave)
+        try:
+            scope.enter()
+        except BaseException:
+            scope.leave()
+            raise
+        self._scopes.append((scope, guard))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._scopes.pop().leave()
+        scope, guard = self._scopes[-1]
+        try:
+            scope.leave()
+        finally:
+            scope.leave()  # once more, should it have been interrupted
+            guard.disarm()
+            self._scopes.pop()
 
 
 def namespace_of(obj: Handle | str | None) -> Namespace:

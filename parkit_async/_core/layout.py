@@ -180,11 +180,12 @@ class State:
         nonce: Random; a handle that remembers another one means an object whose creation was rolled back.
         prefix: What the keys of its entries begin with.
         changed: What the transaction did to the object: a mask of events, 0 for nothing.
+        settled: What earlier operations of a group commit did to it.
         dropped: Whether the transaction dropped the object.
         identity: The object, as far as transactions know it.
     """
 
-    __slots__ = ("changed", "dead", "dropped", "flags", "head", "identity", "length", "maxsize", "nonce", "prefix", "range", "tail", "unfinished", "version")
+    __slots__ = ("changed", "dead", "dropped", "flags", "head", "identity", "length", "maxsize", "nonce", "prefix", "range", "settled", "tail", "unfinished", "version")
 
     range: int
     version: int
@@ -212,6 +213,7 @@ class State:
         ) = _unpack(raw)
         self.prefix = _prefix(self.range, DATA)
         self.changed = 0
+        self.settled = 0
         self.dropped = False
         self.identity: Any = None
 
@@ -234,6 +236,7 @@ class State:
         """Return a state equal to this one."""
         twin = State(self.pack())
         twin.changed = self.changed
+        twin.settled = self.settled
         twin.dropped = self.dropped
         twin.identity = self.identity
         return twin

@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Lock, get_ident
+from threading import Lock, get_ident, main_thread
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
@@ -397,11 +397,9 @@ class Namespace:
         if self.stale:
             self.revive()
         writing = Writing(self)
-        if not self.turns.take(writing):
-            return CONTENDED
         gate = self.gate
         try:
-            if not gate.try_enter():
+            if not self.turns.take(writing) or not gate.try_enter():
                 return CONTENDED
             table = self.table
             if table.words[WORD_SETTINGS] != self._epoch:
@@ -432,37 +430,40 @@ class Namespace:
         except EngineError as error:
             raise self.space.failed(error, "writing") from error
         finally:
-            if writing.transaction is not None:
-                writing.end()
-                writing.events = None
-            gate.leave()
-            successor = self.turns.release(writing)
-            if successor is not None:
-                successor.wake()
-            if writing.events and table.anybody():
-                self.ring(writing.events)
+            # Nothing between taking the turn and here can be interrupted without coming here: the turn itself knows who took it.
+            if self.turns.holder is writing:
+                self.finish(writing)
 
     def _write_in_line(self, operation: Operation) -> Any:
-        request = self._stand_in_line([operation])
-        if request is not None:
-            self.lead(request)
+        request = Request(_nobody, [operation], get_ident())
+        try:
+            if self._stand_in_line(request):
+                self.lead(request)
+        except BaseException:
+            self._forsake(request)
+            raise
         return operation.outcome()
 
-    def _stand_in_line(self, operations: list[Operation] | None) -> Request | None:
-        """Wait for the turn. Return the request that holds it, or None if another holder has run the operations meanwhile."""
+    def _stand_in_line(self, request: Request) -> bool:
+        """Wait for the turn. Return whether ``request`` holds it; False if another holder has run its operations meanwhile."""
         self.refuse_deadlock()
         bell = Lock()
         bell.acquire()
-        request = Request(bell.release, operations, get_ident())
-        try:
-            if not self.turns.enqueue(request):
-                self.statistics.waits += 1
-                bell.acquire()
-        except BaseException:
-            if not self.turns.withdraw(request) and request.granted:
-                self.release(request)
-            raise
-        return request if request.granted else None
+
+        def wake() -> None:
+            if bell.locked():
+                bell.release()
+
+        request.wake = wake
+        if not self.turns.enqueue(request):
+            self.statistics.waits += 1
+            bell.acquire()
+        return request.granted
+
+    def _forsake(self, request: Request) -> None:
+        """Leave the line, or give up the turn, after an interrupt at any point. Idempotent."""
+        if not self.turns.withdraw(request) and request.granted:
+            self.release(request)
 
     def refuse_deadlock(self) -> None:
         """Raise ContextError if the calling thread is about to block until it does something itself."""
@@ -476,16 +477,19 @@ class Namespace:
     def lead(self, request: Request) -> None:
         """Run the operations of ``request``, which holds the turn, and of those in line behind it; give up the turn, and wake whom it concerns."""
         assert request.operations is not None
-        collected = self.turns.collect(BATCH - len(request.operations))
+        collected: list[Request] = []
         events: dict[int, int] = {}
-        operations = [*request.operations, *(operation for other in collected for operation in other.operations or ())]
         try:
+            if get_ident() != main_thread().ident:
+                # The main thread runs nobody else's operations: it may be interrupted (Ctrl-C) at any step, and what is others' must not be.
+                self.turns.collect(BATCH - len(request.operations), collected)
+            operations = [*request.operations, *(operation for other in collected for operation in other.operations or ())]
             if not self.gate.try_enter():
                 self.statistics.gate_waits += 1
                 self.gate.enter()
             self.execute(operations, events)
         except BaseException as error:
-            # Only an interrupt comes here. Whoever stood behind the interrupted thread is not concerned.
+            # An interrupt, or an error of parkit's own: nobody may wait for an outcome that never comes.
             for operation in request.operations:
                 if not operation.done:
                     operation.error, operation.done = error, True
@@ -494,11 +498,10 @@ class Namespace:
             collected = [other for other in collected if other not in unfinished]
             raise
         finally:
-            self.gate.leave()
             self.release(request)
             self.ring(events)
             for other in collected:
-                other.wake()
+                other.rouse()
 
     def execute(self, operations: list[Operation], events: dict[int, int]) -> None:
         """Run operations in one transaction, and give each its outcome. Call with the turn and the gate.
@@ -519,6 +522,8 @@ class Namespace:
                     operation.error = error
                     if writing.touched != touched or isinstance(error, EngineError):
                         raise
+                if writing.touched != touched:
+                    writing.settle()
             self.commit(writing, len(pending))
             for operation in pending:
                 operation.done = operation.done or operation.claimed
@@ -536,28 +541,25 @@ class Namespace:
         finally:
             writing.end()
 
-    def begin_writing(self, owner: Any) -> Writing:
-        """Begin an explicit transaction, waiting for the turn; end it with :meth:`finish`, after :meth:`commit` if it succeeded."""
+    def begin_writing(self, writing: Writing) -> None:
+        """Begin an explicit transaction, waiting for the turn. However this ends, :meth:`finish` it, after :meth:`commit` if all went well."""
         if self.stale:
             self.revive()
-        writing = Writing(self)
-        writing.owner = owner
         if not self.turns.take(writing):
-            request = self._stand_in_line(None)
-            assert request is not None
-            writing.token = request
+            request = writing.token = Request(_nobody, None, get_ident())
+            try:
+                self._stand_in_line(request)
+            except BaseException:
+                self._forsake(request)
+                raise
         try:
             if not self.gate.try_enter():
                 self.statistics.gate_waits += 1
                 self.gate.enter()
             self.start(writing)
             writing.replace = writing.transaction.cursor().replace
-            return writing
-        except BaseException as error:
-            self.finish(writing)
-            if isinstance(error, EngineError):
-                raise self.space.failed(error, "beginning a transaction") from error
-            raise
+        except EngineError as error:
+            raise self.space.failed(error, "beginning a transaction") from error
 
     # The steps that both faces build on. All but `release` want the turn; `start` to `commit` want the gate as well.
 
@@ -600,8 +602,8 @@ class Namespace:
         self.room = writing.room
         number = writing.number
         for state in writing.states.values():
-            if state.changed and not state.dropped:
-                state.changed = 0
+            if (state.changed or state.settled) and not state.dropped:
+                state.changed = state.settled = 0
                 state.identity.latest = number, state
         if writing.after_commit is not None:
             writing.after_commit()
@@ -616,24 +618,42 @@ class Namespace:
             self.engine.sync()
 
     def finish(self, writing: Writing) -> None:
-        """Roll back what is not committed, give up gate and turn, wake the next in line, ring the doorbells of a commit."""
-        events = writing.events
+        """Roll back what is not committed, give up gate and turn, wake the next in line, ring the doorbells of a commit.
+
+        Idempotent. Interrupted (Ctrl-C) at any point it is done once more before the exception goes on.
+        """
+        try:
+            self._conclude(writing)
+        except BaseException:
+            self._conclude(writing)
+            raise
+
+    def _conclude(self, writing: Writing) -> None:
         if writing.transaction is not None:
-            events = None
+            writing.events = None
             writing.end()
         writing.ended = True
-        self.gate.leave()
-        successor = self.turns.release(writing.token or writing)
-        if successor is not None:
-            successor.wake()
-        if events and self.table.anybody():
-            self.ring(events)
+        self.release(writing.token or writing)
+        if writing.events and self.table.anybody():
+            self.ring(writing.events)
+            writing.events = None
 
     def release(self, token: object) -> None:
-        """Give up the turn and wake the next in line."""
-        successor = self.turns.release(token)
-        if successor is not None:
-            successor.wake()
+        """Give up gate and turn, and wake the next in line. Idempotent, as :meth:`finish`."""
+        try:
+            if self.turns.holder is token:
+                self.gate.leave()
+            successor = self.turns.release(token)
+            if successor is not None:
+                successor.rouse()
+        except BaseException:
+            if self.turns.holder is token:
+                self.gate.leave()
+                self.turns.release(token)
+            successor = self.turns.recover()
+            if successor is not None:
+                successor.rouse()
+            raise
 
     def ring(self, events: dict[int, int]) -> None:
         """Wake those who wait for what a commit has changed."""
@@ -647,10 +667,8 @@ class Namespace:
         from .reclaim import reclaim_slice
 
         writing = Writing(self)
-        if not self.turns.take(writing):
-            return True
         try:
-            if not self.gate.try_enter():
+            if not self.turns.take(writing) or not self.gate.try_enter():
                 return True
             self.start(writing)
             deleted, more = reclaim_slice(writing)
@@ -662,7 +680,8 @@ class Namespace:
         except EngineError as error:
             raise self.space.failed(error, "reclaiming") from error
         finally:
-            self.finish(writing)
+            if self.turns.holder is writing:
+                self.finish(writing)
 
     def _has_retired(self, transaction: Any) -> bool:
         cursor = transaction.cursor()
@@ -672,6 +691,10 @@ class Namespace:
     def transactions(self) -> Iterator[Pinned]:
         """Iterate over the snapshots and iterators that this process has open."""
         yield from list(self._pins)
+
+
+def _nobody() -> None:
+    """The wake of a request that has not stood in line yet."""
 
 
 def fork_safe(engine: Engine) -> None:

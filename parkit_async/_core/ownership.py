@@ -47,8 +47,10 @@ def current_owner() -> Any:
 
 def innermost() -> Reading | None:
     """Return the caller's innermost open context, in whatever namespace."""
-    stack = contexts.get(current_owner())
-    return stack[-1] if stack else None
+    for context in reversed(contexts.get(current_owner(), ())):
+        if context.writes or not context.inherited:
+            return context
+    return None
 
 
 def enter(context: Reading) -> None:
@@ -75,8 +77,7 @@ def for_reading(namespace: Namespace) -> Reading | None:
     if stack is None:
         return None
     for context in reversed(stack):
-        if context.namespace is namespace:
-            _check_generation(context)
+        if context.namespace is namespace and _is_valid(context):
             return context
     return None
 
@@ -95,7 +96,8 @@ def for_writing(namespace: Namespace) -> Writing | None:
         return transaction  # type: ignore[return-value]
     transaction = None
     for context in stack:
-        _check_generation(context)
+        if not _is_valid(context):
+            continue
         if context.writes:
             transaction = context
         elif context.namespace is namespace:
@@ -110,12 +112,20 @@ def for_writing(namespace: Namespace) -> Writing | None:
     return transaction  # type: ignore[return-value]
 
 
-def _check_generation(context: Reading) -> None:
-    if context.inherited:
+def _is_valid(context: Reading) -> bool:
+    """Return False for a snapshot that was open when this process was forked: it is the parent's, and the child reads the latest state.
+
+    Raises:
+        ContextError: It is a transaction, whose block the child goes on with: part of that would be stored, and part not.
+    """
+    if not context.inherited:
+        return True
+    if context.writes:
         raise ContextError(
-            f"the transaction or snapshot of namespace {context.namespace.name!r} was opened before this process was forked and belongs to the "
-            "parent; leave it in the child, then open one of its own"
+            f"the transaction of namespace {context.namespace.name!r} was opened before this process was forked and belongs to the parent; "
+            "leave it in the child, then open one of its own"
         )
+    return False
 
 
 def _forget_other_threads() -> None:

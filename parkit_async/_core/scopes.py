@@ -11,6 +11,7 @@ A snapshot inside a transaction of the same namespace sees the transaction, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from . import ownership
@@ -21,7 +22,7 @@ from .namespace import Namespace
 from .ownership import contexts, current_owner
 from .transactions import Reading, Recording, Writing
 
-__all__ = ["SnapshotScope", "TransactionScope"]
+__all__ = ["Guard", "SnapshotScope", "TransactionScope"]
 
 _OUTERMOST: Final = "outermost"
 _JOINED: Final = "joined"
@@ -92,6 +93,18 @@ class TransactionScope:
         ownership.enter(writing)
         self._map()
 
+    def abandon(self, writing: Writing) -> None:
+        """Undo :meth:`begun`, and roll the transaction back, because the block was not entered."""
+        ownership.leave(writing)
+        self.namespace.finish(writing)
+
+    def close(self) -> None:
+        """Give up what the outermost block holds, rolling back what is not committed. Idempotent; nothing to do for an inner block."""
+        writing = self.writing
+        if writing is not None and self._role == _OUTERMOST and not writing.inherited:
+            ownership.leave(writing)
+            self.namespace.finish(writing)
+
     def _map(self) -> None:
         writing = self.writing
         assert writing is not None
@@ -137,6 +150,30 @@ class TransactionScope:
             )
 
 
+class Guard:
+    """Closes a scope that nobody closed: an interrupt (Ctrl-C) can come between the end of a block and the first step of its ``__exit__``.
+
+    A finalizer swallows an interrupt that comes while it runs, so it must not run where it is not needed: a guard that is disarmed becomes
+    an object without one.
+    """
+
+    __slots__ = ("_close",)
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+
+    def disarm(self) -> None:
+        """Do nothing at the end."""
+        self.__class__ = _Disarmed  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        self._close()
+
+
+class _Disarmed:
+    __slots__ = ("_close",)
+
+
 class SnapshotScope:
     """One ``with snapshot(...)`` block; arguments as those of :class:`TransactionScope`."""
 
@@ -160,11 +197,12 @@ class SnapshotScope:
         ownership.enter(self._reading)
 
     def leave(self) -> None:
-        """End. Idempotent."""
-        reading, self._reading = self._reading, None
+        """End. Idempotent, also when it was interrupted."""
+        reading = self._reading
         if reading is not None:
             ownership.leave(reading)
             reading.end()
+            self._reading = None
 
 
 class _Inner(Reading):

@@ -274,16 +274,25 @@ class Writing(Reading):
                 if self.recording is not None:
                     self.recording.rewind(savepoint.recorded)
 
+    def settle(self) -> None:
+        """Note the end of one of several operations that are committed together: to the objects each is a transaction of its own."""
+        for state in self.states.values():
+            if state.changed:
+                state.settled |= state.changed
+                state.changed = 0
+                if not state.flags & FLAG_UNVERSIONED:
+                    state.version += 1
+
     def write_headers(self) -> None:
         """Write the headers of the objects that changed, and note what happened to which, for the doorbells; a step of the commit."""
         events = self.events = {}
         put = self.transaction.put
         for object_id, state in self.states.items():
-            event = state.changed
+            event = state.changed | state.settled
             if event:
                 events[object_id] = event
                 if not state.dropped:
-                    if not state.flags & FLAG_UNVERSIONED:
+                    if state.changed and not state.flags & FLAG_UNVERSIONED:
                         state.version += 1
                     put(state.identity.header, state.pack())
 

@@ -91,7 +91,7 @@ class Request:
         thread: Identifier of the thread that waits, or whose task does if it is a lease; 0 where a task awaits what others may run.
     """
 
-    __slots__ = ("collected", "granted", "operations", "thread", "wake")
+    __slots__ = ("collected", "granted", "operations", "thread", "wake", "woken")
 
     def __init__(self, wake: Callable[[], None], operations: list[Operation] | None, thread: int = 0) -> None:
         self.wake = wake
@@ -99,6 +99,12 @@ class Request:
         self.thread = thread
         self.granted = False
         self.collected = False
+        self.woken = False
+
+    def rouse(self) -> None:
+        """Wake whoever waits. An interrupt in the middle may have it done twice, so a ``wake`` must bear that."""
+        self.wake()
+        self.woken = True
 
 
 class TurnQueue:
@@ -142,7 +148,8 @@ class TurnQueue:
         """Take the turn if it is free, else stand in line. Return whether it was granted at once (``wake`` is not called then)."""
         with self._mutex:
             self._waiting.append(request)
-            return self._grant() is request
+            request.woken = self._grant() is request
+            return request.woken
 
     def release(self, token: object) -> Request | None:
         """Give up the turn; do nothing if ``token`` does not hold it. Return who holds it next and must be woken, if anybody."""
@@ -160,10 +167,22 @@ class TurnQueue:
             del slot[0]
             return self._grant()
 
-    def collect(self, limit: int) -> list[Request]:
+    def recover(self) -> Request | None:
+        """Do what is left of a release that was interrupted (Ctrl-C). Return who was granted the turn and perhaps not woken."""
+        with self._mutex:
+            self._grant()
+        holder = self.holder
+        return holder if isinstance(holder, Request) and not holder.woken else None
+
+    def collect(self, limit: int, collected: list[Request] | None = None) -> list[Request]:
         """Take the requests at the head of the line that are no leases, up to ``limit`` operations. Only the holder may call it;
-        it owes each of them an outcome and a wake."""
-        collected: list[Request] = []
+        it owes each of them an outcome and a wake.
+
+        Args:
+            limit: Of operations.
+            collected: Where they are put, and what is returned: a list of the caller's, so that an interrupt cannot lose them.
+        """
+        collected = [] if collected is None else collected
         if not self._waiting:
             return collected
         with self._mutex:
@@ -171,9 +190,10 @@ class TurnQueue:
                 limit -= len(self._waiting[0].operations)
                 if limit < 0:
                     break
-                request = self._waiting.popleft()
+                request = self._waiting[0]
                 request.collected = True
                 collected.append(request)
+                self._waiting.popleft()
         return collected
 
     def restore(self, requests: list[Request]) -> None:

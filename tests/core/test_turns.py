@@ -114,7 +114,7 @@ class Turns(RuleBasedStateMachine):
                 break
             room -= len(request.operations)
             expected.append(request)
-        found = self.queue.collect(limit)
+        found = self.queue.collect(limit, [])
         assert found == expected
         del self.line[: len(expected)]
         self.collected += expected
@@ -187,10 +187,10 @@ def test_a_lease_is_never_collected_nor_is_anybody_behind_it() -> None:
     before, between, behind = batch(), lease(), batch()
     for request in (before, between, behind):
         queue.enqueue(request)
-    assert queue.collect(100) == [before]
-    assert queue.collect(100) == []
+    assert queue.collect(100, []) == [before]
+    assert queue.collect(100, []) == []
     assert queue.release(holder) is between
-    assert queue.collect(100) == [behind]
+    assert queue.collect(100, []) == [behind]
 
 
 def test_a_request_is_collected_whole_or_not_at_all() -> None:

@@ -22,7 +22,7 @@ from parkit_async._core.registry import close_all
 from tests.faces.face import Face
 
 bounded = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=30, stateful_step_count=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 numbers = count()
 

@@ -53,7 +53,7 @@ def free(name: str) -> None:
 
 @contextmanager
 def holding_thread(name: str) -> Iterator[Callable[[], None]]:
-    """Have another thread hold a transaction of a namespace; give a function that ends it and waits for that. It ends with the block at the latest."""
+    """Have another thread hold a transaction of a namespace, to the block's end at most; give a function that ends it and waits for that."""
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -88,9 +88,7 @@ _HOLDER = """
 
 
 class HoldingProcess:
-    """Another process that holds a transaction of a namespace when it is told to. The event loop that tests it must not wait for its answers, save by the
-    calls here, which block.
-    """
+    """Another process that holds a transaction of a namespace when it is told to. Every call here blocks, but :meth:`release`."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -177,7 +175,7 @@ def _cancel(task: asyncio.Task[Any], meanwhile: Callable[[], None]) -> None:
 
 
 async def cancelled_at(k: int, call: Callable[[], Awaitable[Any]], meanwhile: Callable[[], None] = lambda: None) -> Outcome:
-    """Await what ``call`` returns in a task of its own, cancel that at the call's ``k``-th suspension, then call ``meanwhile``; return the outcome."""
+    """Await what ``call`` returns in a task of its own, cancel that at its ``k``-th suspension, then call ``meanwhile``; return the outcome."""
     outcome = Outcome()
 
     async def run() -> None:

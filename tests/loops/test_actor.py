@@ -177,7 +177,7 @@ async def test_a_stop_receives_the_mail_first_and_refuses_what_comes_meanwhile()
         actor.ask("during")
     with pytest.raises(ActorStoppedError):
         actor.tell("during")
-    assert not actor.stopped
+    assert not stopping.done()
     actor.go_on.set()
     await stopping
     assert [reply.result() for reply in replies] == ["re: wait", *(f"re: {number}" for number in range(5))]

@@ -101,7 +101,7 @@ async def test_iterating_gives_way() -> None:
         ticker = Ticker()
         await asyncio.sleep(0)
         count = 0
-        async for _ in iterator:  # type: ignore[attr-defined]
+        async for _ in iterator:
             count += 1
         assert count == OPERATIONS
         assert await ticker.stop() >= LEAST

@@ -114,7 +114,8 @@ NOTHING: dict[str, Callable[[Place], bool]] = {
 
 
 def untouched(place: Place) -> bool:
-    return dict(place.dict) == {"old": 0} and place.queue.qsize() == place.small_queue.qsize() == len(place.stored_log) == len(place.object.attributes()) == 0
+    sizes = [place.queue.qsize(), place.small_queue.qsize(), len(place.stored_log), len(place.object.attributes())]
+    return dict(place.dict) == {"old": 0} and not any(sizes)
 
 
 def check(name: str, place: Place, outcome: Outcome) -> None:
@@ -285,15 +286,16 @@ async def test_opening(call: str, level: str) -> None:
         name = f"ns{k}"
 
         async def use(name: str = name) -> None:
+            d: pa.Dict[str, int] = pa.Dict(f"{name}/d")
             if call == "await":
-                await pa.Dict(f"{name}/d")
+                await d
             elif call == "set":
-                await pa.Dict(f"{name}/d").set("a", 1)
+                await d.set("a", 1)
             elif call == "exists":
-                await pa.Dict(f"{name}/d").contains("a")
+                await d.contains("a")
             else:
                 async with pa.transaction(name):
-                    await pa.Dict(f"{name}/d").set("a", 1)
+                    await d.set("a", 1)
 
         outcome = await cancelled_at(k, use)
         await asyncio.to_thread(free, name)
@@ -382,7 +384,7 @@ async def test_a_timeout_in_the_middle_of_a_commit_comes_at_the_next_await(place
     await place.d
     blocked = Blocked("ns", monkeypatch)
     steps = []
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012 - it comes out of the block's end
         async with asyncio.timeout(None) as timeout:
             asyncio.get_running_loop().call_soon(_expire_when, blocked, timeout)
             await place.d.set("new", 1)
@@ -429,7 +431,7 @@ async def test_a_task_group_waits_for_the_commit_and_cancels_the_rest(place: Pla
         asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, blocked.go_on.set)
         raise ValueError("the group ends")
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - it comes out of the block's end
         async with asyncio.TaskGroup() as group:
             group.create_task(write())
             group.create_task(place.q.get())
@@ -506,8 +508,9 @@ async def test_a_transaction_and_the_same_task(level: str) -> None:
             await place.o.wait_changed(place.o.version)
         with pytest.raises(pa.QueueEmpty):
             await place.q.get(timeout=0)
+        other: pa.Dict[str, int] = pa.Dict("other/d")
         with pytest.raises(ContextError):
-            await pa.Dict("other/d").set("a", 1)
+            await other.set("a", 1)
     assert dict(place.dict) == {"old": 0, "a": 1, "b": 2}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import parkit
 import parkit_async as pa
+from parkit_async._core import dict_ops
 from parkit_async._core.engine import Engine
 from parkit_async._core.errors import NamespaceFullError, TransactionError
 from parkit_async._core.namespace import Namespace
@@ -51,9 +52,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Watch an open namespace: return the identifiers of the threads that make its commits, filled as they do."""
 
     def start(name: str) -> list[int]:
-        namespace, commits = open_namespace(name), []
+        namespace = open_namespace(name)
         begin, begin_child = namespace.begin, Engine.begin_child
-        found: list[int] = commits
+        found: list[int] = []
 
         def begin_watched(*arguments: Any, **options: Any) -> Any:
             transaction = begin(*arguments, **options)
@@ -138,6 +139,8 @@ async def test_threads_and_tasks_batch_together() -> None:
     d: pa.Dict[str, int] = await pa.Dict("ns/d")
     twin: parkit.Dict[str, int] = parkit.Dict("ns/d")
     namespace = open_namespace("ns")
+    coordinator = current_runtime().coordinator(namespace)
+    before = coordinator.operations
     threads = [threading.Thread(target=twin.__setitem__, args=(f"thread {number}", number)) for number in range(20)]
     with holding_thread("ns") as let_go:
         since = counted("ns")
@@ -145,13 +148,15 @@ async def test_threads_and_tasks_batch_together() -> None:
             thread.start()
         await until(lambda: len(namespace.turns) == 10)
         tasks = [asyncio.ensure_future(d.set(f"task {number}", number)) for number in range(50)]
-        await until(lambda: len(namespace.turns) == 11)
+        await until(lambda: coordinator.operations == before + 50)
+        in_line = len(namespace.turns)
         for thread in threads[10:]:
             thread.start()
-        await until(lambda: len(namespace.turns) == 21)
+        await until(lambda: len(namespace.turns) == in_line + 10)
         let_go()
         await asyncio.gather(*tasks)
-        await asyncio.to_thread(lambda: [thread.join(PATIENCE) for thread in threads])
+        for thread in threads:
+            await asyncio.to_thread(thread.join, PATIENCE)
     assert since()["operations"] == 70
     assert since()["commits"] == 1, "whoever has the turn runs what stands behind it, whichever face asked for it"
     assert since()["fsyncs"] == 2
@@ -175,7 +180,7 @@ async def test_an_operation_that_fails_fails_alone() -> None:
     d: pa.Dict[str, int] = await pa.Dict("ns/d")
     await d.set("there", 0)
     since = counted("ns")
-    calls = [d.set(f"k{number}", number) for number in range(20)]
+    calls: list[Coroutine[Any, Any, Any]] = [d.set(f"k{number}", number) for number in range(20)]
     calls[5:5] = [d.delete("missing")]
     calls[9:9] = [d.pop("there")]
     calls[15:15] = [d.pop("there")]
@@ -205,12 +210,10 @@ async def test_an_operation_that_does_not_fit_fails_alone() -> None:
 async def test_an_operation_that_fails_halfway_leaves_nothing_and_the_others_happen_once() -> None:
     d: pa.Dict[str, int] = await pa.Dict("ns/d")
     q: pa.Queue[int] = await pa.Queue("ns/q")
-    binding = d._binding
-    namespace = open_namespace("ns")
+    binding, namespace = d._binding, open_namespace("ns")
+    assert binding is not None
 
     def halfway(writing: Writing) -> None:
-        from parkit_async._core import dict_ops
-
         tail, frame, keyed = binding.encode_entry("half", 1)
         dict_ops.put(writing, binding, tail, frame, keyed)
         raise Halfway
@@ -381,7 +384,7 @@ async def test_a_transaction_is_committed_as_one(level: str) -> None:
     q: pa.Queue[int] = await pa.Queue("ns/q")
     log: pa.Log[int] = await pa.Log("ns/log")
     await d.update({"gone": 1, "replaced": 1, "popped": 1})
-    versions = d.version, q.version, log.version
+    versions = [d.version, q.version, log.version]
     since = counted("ns")
     async with pa.transaction(d):
         await d.set("new", [1])
@@ -399,8 +402,9 @@ async def test_a_transaction_is_committed_as_one(level: str) -> None:
     assert since()["commits"] == since()["operations"] == 1
     assert since()["fsyncs"] == fsyncs
     assert since()["hops"] == (0 if level == "off" else 1)
-    assert (d.version, q.version, log.version) == tuple(version + 1 for version in versions)
-    assert {k: v async for k, v in d.items()} == {"new": [1], "replaced": 2, **{number: bytes(number) for number in range(1000)}}
+    assert [d.version, q.version, log.version] == [version + 1 for version in versions]
+    expected: dict[Any, Any] = {"new": [1], "replaced": 2}
+    assert {k: v async for k, v in d.items()} == expected | {number: bytes(number) for number in range(1000)}
     assert await q.get_many(20) == list(range(1, 10))
     assert [e async for e in log] == list(range(5))
 
@@ -411,7 +415,7 @@ async def test_a_rollback_leaves_nothing(level: str) -> None:
     version = d.version
     since = counted("ns")
     error = KeyError("from the block")
-    with pytest.raises(KeyError) as caught:
+    with pytest.raises(KeyError) as caught:  # noqa: PT012 - it goes through the block's end
         async with pa.transaction(d):
             await d.set("a", 2)
             await d.update({number: number for number in range(5000)})
@@ -434,7 +438,7 @@ async def test_savepoints_are_undone_alone(level: str) -> None:
     version = d.version
     async with pa.transaction(d):
         await d.set("b", 2)
-        with pytest.raises(ValueError, match="undone"):
+        with pytest.raises(ValueError, match="undone"):  # noqa: PT012 - it goes through the block's end
             async with pa.transaction(d, isolated=True):
                 await d.set("b", -2)
                 await d.delete("a")
@@ -444,7 +448,7 @@ async def test_savepoints_are_undone_alone(level: str) -> None:
                 raise ValueError("undone")
         async with pa.transaction(d, isolated=True):
             await d.set("c", 3)
-            with pytest.raises(ValueError, match="undone too"):
+            with pytest.raises(ValueError, match="undone too"):  # noqa: PT012 - it goes through the block's end
                 async with pa.transaction(d, isolated=True):
                     await d.set("c", -3)
                     await d.update({str(number): number for number in range(100)})

@@ -18,7 +18,7 @@ from parkit_async._core import queue_ops
 from parkit_async._core.doorbell import EVENT_ALL
 from parkit_async._core.objects import Handle
 from parkit_async._core.registry import open_namespace
-from parkit_async._core.shared import SharedTable, TableFullError
+from parkit_async._core.shared import SLOTS, SharedTable, TableFullError
 from parkit_async._core.waiting import counters
 from tests.conftest import Spawn
 from tests.loops.harness import PATIENCE, spin, until
@@ -29,12 +29,19 @@ def _off(off: None) -> None:
     """Waiting does not depend on the level; most of these tests are about counts."""
 
 
+def identity(obj: Handle) -> int:
+    """Return the id of an object in its namespace."""
+    assert obj._binding is not None
+    object_id: int = obj._binding.object_id
+    return object_id
+
+
 def waiting(obj: Handle) -> int:
     """Return how many tasks of the running loop wait for something of an object."""
     runtime = runtimes._runtimes.get(asyncio.get_running_loop())
     if runtime is None:
         return 0
-    return sum(len(waiters.line) for (_, object_id, _), waiters in runtime._waiters.items() if object_id == obj._binding.object_id)
+    return sum(len(waiters.line) for (_, object_id, _), waiters in runtime._waiters.items() if object_id == identity(obj))
 
 
 @contextmanager
@@ -80,7 +87,7 @@ async def test_idle_waiters_make_no_wakeups() -> None:
     assert (counters.wakeups, counters.rechecks) == (wakeups, rechecks)
     assert not any(task.done() for task in tasks)
     await cancel(tasks)
-    assert not open_namespace("ns").table.waiters({obj._binding.object_id: EVENT_ALL for obj in (q, d, log)})
+    assert not open_namespace("ns").table.waiters(dict.fromkeys(map(identity, (q, d, log)), EVENT_ALL))
 
 
 async def test_hundreds_of_tasks_on_one_queue() -> None:
@@ -212,7 +219,7 @@ async def test_a_timeout_of_nothing_does_not_wait() -> None:
         with pytest.raises(pa.QueueEmpty):
             await call
     assert counters.wakeups == wakeups
-    assert not open_namespace("ns").table.waiters({q._binding.object_id: EVENT_ALL})
+    assert not open_namespace("ns").table.waiters({identity(q): EVENT_ALL})
 
 
 async def test_a_full_table_falls_back_to_looking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +251,9 @@ async def test_a_full_table_falls_back_to_looking(monkeypatch: pytest.MonkeyPatc
 async def test_a_table_that_is_really_full() -> None:
     namespace = open_namespace("ns")
     q: pa.Queue[int] = await pa.Queue("ns/q")
-    slots = []
+    slots = [namespace.table.register(1 << 40, 1, 1) for _ in range(SLOTS)]
     with pytest.raises(TableFullError):
-        while True:
-            slots.append(namespace.table.register(1 << 40, 1, 1))
+        namespace.table.register(1 << 40, 1, 1)
     tasks = [asyncio.ensure_future(q.get()) for _ in range(20)]
     await until(lambda: waiting(q) == 20)
     await q.put_many(range(20))
