@@ -65,9 +65,14 @@ class transaction:  # noqa: N801 (used like a function)
         except EngineError as failure:
             raise scope.namespace.space.failed(failure, "committing") from failure
         finally:
-            scope.close()
-            guard.disarm()
-            self._scopes.pop()
+            try:
+                scope.close()
+            except BaseException:
+                scope.close()  # once more, should it have been interrupted
+                raise
+            finally:
+                guard.disarm()
+                self._scopes.pop()
 
 
 class snapshot:  # noqa: N801 (used like a function)

@@ -13,8 +13,9 @@ child. So inherited ones are never ended: :func:`immortalize` keeps them from ev
 from __future__ import annotations
 
 import os
-import weakref
 from typing import Protocol
+
+from .weakbag import WeakBag
 
 __all__ = ["ForkMarked", "generation", "immortalize", "on_fork"]
 
@@ -26,7 +27,7 @@ class ForkMarked(Protocol):
 
 
 _generation = 0
-_marked: weakref.WeakSet[ForkMarked] = weakref.WeakSet()
+_marked: WeakBag[ForkMarked] = WeakBag()
 
 
 def generation() -> int:

@@ -28,13 +28,17 @@ class Mapped:
         transaction: LMDB's read transaction, begun with ``buffers=True``.
     """
 
-    __slots__ = ("__weakref__", "_namespace", "_scope", "_transaction")
+    __slots__ = ("__weakref__", "_scope", "_transaction")
 
     def __init__(self, namespace: Namespace, transaction: Any) -> None:
-        self._namespace = namespace
         self._transaction = transaction
         self._scope = ViewScope(self._release)
         namespace.pin(self)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the read transaction is still open."""
+        return not self._scope.released
 
     def get(self, key: bytes) -> memoryview | None:
         """Return the bytes stored at a whole key as a view on the map, or None."""
@@ -55,5 +59,4 @@ class Mapped:
         fork.immortalize(self._transaction)
 
     def _release(self) -> None:
-        self._namespace.unpin(self)
         self._transaction.abort()

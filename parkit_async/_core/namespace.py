@@ -19,11 +19,10 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, get_ident, main_thread
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from weakref import WeakSet
 
 from . import fork
 from .doorbell import SocketDirectory, ring
@@ -38,6 +37,7 @@ from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_US
 from .space import DEFAULT_SIZE, Space
 from .transactions import Reading, Recording, Writing
 from .turns import Operation, Request, TurnQueue
+from .weakbag import WeakBag
 
 __all__ = ["BATCH", "CONTENDED", "Namespace", "Statistics"]
 
@@ -50,6 +50,11 @@ BATCH: Final = 512
 
 class Pinned(Protocol):
     """A read transaction that outlives the call that began it."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is still open."""
+        ...
 
     def end(self) -> None: ...
     def forked(self) -> None: ...
@@ -152,7 +157,7 @@ class Namespace:
         self.turns = TurnQueue()
         self.lane = Lane(self.name)
         self.room = 0
-        self._pins: WeakSet[Pinned] = WeakSet()
+        self._pins: WeakBag[Pinned] = WeakBag()
         self.gate = Gate(self.directory)
         self.table = SharedTable(self.directory / "shared")
         try:
@@ -263,7 +268,7 @@ class Namespace:
         self._epoch = words[WORD_SETTINGS]
         self.meta = meta
         self.room = 0
-        if meta.level != self.engine.level and not self._pins:
+        if meta.level != self.engine.level and not self.pinned():
             self._reopen()
         self._weaker = self.engine.fsyncs < FSYNCS[meta.level]
         if meta.size + RESERVE > self.engine.map_size:
@@ -281,10 +286,11 @@ class Namespace:
         Raises:
             TransactionError: A snapshot is open in this process, which the new map would end.
         """
-        if self._pins:
+        pinned = self.pinned()
+        if pinned:
             raise TransactionError(
                 f"namespace {self.name!r} has outgrown the address space that this process reserved for it, which can be enlarged only while the process "
-                f"has no snapshot or iterator of it open; {len(self._pins)} are: close them and try again"
+                f"has no snapshot or iterator of it open; {len(pinned)} are: close them and try again"
             )
         try:
             self.engine.grow(max(self.table.words[WORD_LIMIT] + RESERVE, self.engine.map_size))
@@ -297,7 +303,7 @@ class Namespace:
             return
         self.closed = True
         self.lane.stop()
-        for reading in list(self._pins):
+        for reading in self.pinned():
             reading.end()
         self.engine.close()
         self.table.close()
@@ -310,8 +316,9 @@ class Namespace:
         self._pins.add(reading)
         fork.on_fork(reading)
 
-    def unpin(self, reading: Pinned) -> None:
-        self._pins.discard(reading)
+    def pinned(self) -> list[Pinned]:
+        """Return the snapshots and iterators that this process has open."""
+        return [reading for reading in self._pins if reading.pinned]
 
     def begin_reading(self) -> Any:
         """Begin LMDB's read transaction, mending what can be mended."""
@@ -430,9 +437,15 @@ class Namespace:
         except EngineError as error:
             raise self.space.failed(error, "writing") from error
         finally:
-            # Nothing between taking the turn and here can be interrupted without coming here: the turn itself knows who took it.
-            if self.turns.holder is writing:
-                self.finish(writing)
+            # Nothing between taking the turn and here can be interrupted without coming here: the turn itself knows who took it. Each call
+            # may be interrupted at its first step, so it is made again.
+            try:
+                if self.turns.holder is writing:
+                    self.finish(writing)
+            except BaseException:
+                if self.turns.holder is writing:
+                    self.finish(writing)
+                raise
 
     def _write_in_line(self, operation: Operation) -> Any:
         request = Request(_nobody, [operation], get_ident())
@@ -498,10 +511,15 @@ class Namespace:
             collected = [other for other in collected if other not in unfinished]
             raise
         finally:
-            self.release(request)
-            self.ring(events)
-            for other in collected:
-                other.rouse()
+            try:
+                self.release(request)
+            except BaseException:
+                self.release(request)
+                raise
+            finally:
+                self.ring(events)
+                for other in collected:
+                    other.rouse()
 
     def execute(self, operations: list[Operation], events: dict[int, int]) -> None:
         """Run operations in one transaction, and give each its outcome. Call with the turn and the gate.
@@ -687,10 +705,6 @@ class Namespace:
         cursor = transaction.cursor()
         prefix = retired_prefix()
         return bool(cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix))
-
-    def transactions(self) -> Iterator[Pinned]:
-        """Iterate over the snapshots and iterators that this process has open."""
-        yield from list(self._pins)
 
 
 def _nobody() -> None:

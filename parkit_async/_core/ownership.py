@@ -61,13 +61,15 @@ def enter(context: Reading) -> None:
 def leave(context: Reading) -> list[Reading]:
     """Forget ``context``. Return what was opened inside it and not closed, innermost first; that is forgotten, too."""
     stack = contexts.get(context.owner)
-    if stack is None or context not in stack:
+    if stack is None:
         return []
-    at = stack.index(context)
-    inner = stack[:at:-1]
-    del stack[at:]
+    inner: list[Reading] = []
+    if context in stack:
+        at = stack.index(context)
+        inner = stack[:at:-1]
+        del stack[at:]
     if not stack:
-        del contexts[context.owner]
+        contexts.pop(context.owner, None)
     return inner
 
 

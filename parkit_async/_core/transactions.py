@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from weakref import WeakSet
 
 from . import fork
 from .engine import EngineError, MapFullError, put_many, translate
 from .errors import ContextError, ObjectNotFoundError, TransactionError
 from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
+from .weakbag import WeakBag
 
 if TYPE_CHECKING:
     from .mapped import Mapped
@@ -98,6 +98,11 @@ class Reading:
             raise dropped(identity)
         return state
 
+    @property
+    def pinned(self) -> bool:
+        """Whether it is still open."""
+        return self.transaction is not None
+
     def watch(self, object_id: int, iterator: Detachable) -> None:
         """Remember an iterator that reads from here; nothing to do where nothing changes."""
 
@@ -110,7 +115,6 @@ class Reading:
         """End the read transaction. Idempotent; does nothing to one inherited over a fork."""
         transaction, self.transaction = self.transaction, None
         if transaction is not None and not self.inherited:
-            self.namespace.unpin(self)
             if self.views is not None:
                 self.views.end()
             transaction.abort()
@@ -151,7 +155,7 @@ class Writing(Reading):
     replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
     after_commit: Callable[[], None] | None = None
-    _live: dict[int, WeakSet[Any]] | None = None
+    _live: dict[int, WeakBag[Any]] | None = None
     _savepoints: list[_Savepoint] | None = None
 
     def __init__(self, namespace: Namespace) -> None:
@@ -220,7 +224,7 @@ class Writing(Reading):
         """Have ``iterator.detach()`` called before the object changes, or a savepoint opens or closes."""
         if self._live is None:
             self._live = {}
-        self._live.setdefault(object_id, WeakSet()).add(iterator)
+        self._live.setdefault(object_id, WeakBag()).add(iterator)
 
     def _detach(self, object_id: int | None = None) -> None:
         if self._live is not None:

@@ -463,7 +463,8 @@ def test_two_interrupts_at_once_end_it_and_the_next_one_goes_on(spawn: Spawn, lo
 @pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_fork_in_the_middle_of_a_loop(run_script: RunScript, loop: str, level: str) -> None:
+@pytest.mark.parametrize("first", ["blocking", "awaitable"])
+def test_a_fork_in_the_middle_of_a_loop(run_script: RunScript, loop: str, first: str, level: str) -> None:
     finished = run_script(
         """
         import asyncio, os, sys, traceback
@@ -490,8 +491,10 @@ def test_a_fork_in_the_middle_of_a_loop(run_script: RunScript, loop: str, level:
         def child(d, q):
             status = 1
             try:
-                parkit.Dict("ns/d")["child, blocking"] = 1
+                if sys.argv[2] == "blocking":
+                    parkit.Dict("ns/d")["child, blocking"] = 1
                 run(use(d, q, "child"))
+                parkit.Dict("ns/d")["child, blocking"] = 1
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -524,6 +527,7 @@ def test_a_fork_in_the_middle_of_a_loop(run_script: RunScript, loop: str, level:
         print("ended")
         """,
         loop,
+        first,
     )
     assert finished.stdout == "ended\n"
     assert finished.stderr == ""
@@ -610,7 +614,7 @@ async def test_reader_slots_are_given_back(level: str) -> None:
     del iterator
     gc.collect()
     assert reading() == 0
-    await until(lambda: not list(namespace.transactions()))
+    await until(lambda: not namespace.pinned())
 
 
 async def _snapshot(d: pa.Dict[int, int]) -> None:

@@ -84,7 +84,7 @@ def victim(report):
     assert len(once) == len(set(once)), "what another thread wrote is stored twice"
     assert namespace.turns.holder is None and len(namespace.turns) == 0
     assert not any(namespace.table._occupancy), "an interrupted wait is still registered"
-    assert list(namespace.transactions()) == []
+    assert namespace.pinned() == []
     report("done")
 
 
