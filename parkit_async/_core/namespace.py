@@ -475,8 +475,8 @@ class Namespace:
 
     def _forsake(self, request: Request) -> None:
         """Leave the line, or give up the turn, after an interrupt at any point. Idempotent."""
-        if not self.turns.withdraw(request) and request.granted:
-            self.release(request)
+        self.turns.withdraw(request)
+        self.release(request)
 
     def refuse_deadlock(self) -> None:
         """Raise ContextError if the calling thread is about to block until it does something itself."""

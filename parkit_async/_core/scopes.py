@@ -167,7 +167,9 @@ class Guard:
         self.__class__ = _Disarmed  # type: ignore[assignment]
 
     def __del__(self) -> None:
-        self._close()
+        close = getattr(self, "_close", None)  # the constructor, too, may have been interrupted
+        if close is not None:
+            close()
 
 
 class _Disarmed:
