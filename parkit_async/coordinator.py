@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import get_ident
@@ -34,7 +35,7 @@ from weakref import WeakSet
 from ._core.engine import EngineError
 from ._core.errors import ContextError
 from ._core.namespace import BATCH, Namespace, Statistics
-from ._core.ownership import contexts
+from ._core.ownership import contexts, thread_owner
 from ._core.queue_ops import EMPTY, FULL
 from ._core.transactions import Recording, Writing
 from ._core.turns import Operation, Request
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 __all__ = ["Chores", "Coordinator", "Lease", "Write"]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,7 +97,7 @@ class Report:
 
 def refuse_deadlock(namespace: Namespace) -> None:
     """Raise ContextError if a blocking transaction around the running loop holds the turn: it cannot end before the loop does."""
-    for context in contexts.get(get_ident(), ()):
+    for context in contexts.get(thread_owner(), ()):
         if context.writes and context.namespace is namespace:
             raise ContextError(
                 f"a blocking transaction of namespace {namespace.name!r} is open around this event loop, so the task would wait for ever; "
@@ -387,14 +391,22 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if self._chores is None:
             self._chores = self._loop.create_future()
             self._track(self._chores)
+            self._namespace.lane.submit(self._check_readers)
             self._namespace.lane.submit(self._reclaim)
+
+    def _check_readers(self) -> None:
+        """In the lane's thread."""
+        try:
+            self._namespace.engine.check_readers()
+        except Exception:
+            _log.exception("checking the reader table of namespace %r failed", self._namespace.name)
 
     def _reclaim(self) -> None:
         """In the lane's thread: slice by slice, so that writers come in between."""
         error: BaseException | None = None
-        again = False
+        again: bool | None = False
         try:
-            self._namespace.engine.check_readers()
+            # Where others write, it stops; what is left is found by the next write, which asks for chores again.
             again = self._namespace.reclaim()
         except Exception as failure:
             error = failure

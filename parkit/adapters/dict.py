@@ -185,7 +185,7 @@ class _Keys(KeysView[Any]):
         return iter(self._mapping)
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._mapping)
+        return self._mapping.__reversed__()
 
 
 class _Values(ValuesView[Any]):

@@ -140,7 +140,7 @@ class Queue(QueueCore, Object, Generic[T]):
             deadline_of(timeout)
         binding = self._binding
         operation = queue_ops.get, binding, self._lifo
-        item = EMPTY if self._waited and not binding.namespace.read(queue_ops.ready, binding) else binding.namespace.write(*operation)
+        item: Any = EMPTY if self._waited and not binding.namespace.read(queue_ops.ready, binding) else binding.namespace.write(*operation)
         if item is EMPTY or type(item) is Failure:
             item = self._wait_for_item(item, operation, block, timeout)
         else:

@@ -71,8 +71,8 @@ def set_namespace_synchronous(namespace: str | None, level: Synchronous) -> None
 
     Args:
         namespace: Its name; None is ``default``. It is created if it does not exist.
-        level: ``full``: power loss. ``normal``: a power loss may undo the last commits, and never damages the file. ``off``: the death of any process,
-            not of the machine.
+        level: ``full``: power loss. ``normal``: a power loss may undo the last commits, and never damages the file. ``off``: the death
+            of any process, not of the machine.
 
     Raises:
         ValueError: It is none of these.

@@ -259,7 +259,7 @@ class Scan:
                     else:
                         yield [(key[10:].decode(), loads(raw)) for key, raw in portion]
                     continue
-                except Exception:  # noqa: BLE001 (decoding may raise anything; each entry is tried by itself now)
+                except Exception:
                     pass
             yield self._one_by_one(portion)
 

@@ -207,8 +207,8 @@ def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
             map_size = max(least, map_size // 4)
         except (lmdb.Error, OSError) as error:
             raise StoragePathError(
-                f"cannot open the namespace's files in {str(directory)!r}: {error}. If the file system and its permissions are sound, the data file is "
-                "damaged: restore it from a backup."
+                f"cannot open the namespace's files in {str(directory)!r}: {error}. If the file system and its permissions are sound, the data "
+                "file is damaged: restore it from a backup."
             ) from error
 
 

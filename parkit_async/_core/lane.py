@@ -1,6 +1,6 @@
 """The writer thread of a namespace: where an event loop's writes wait for the disk, or for another process, so that the loop does not.
 
-It exists only while event loops need it: started at the first job, ended with the last that had acquired it. It owns no data: whatever it has accepted
+It exists only while event loops need it: started at the first job, ended with the last that had acquired it. It owns no data: what it has accepted
 it finishes. It is a daemon only so that an interpreter that was never told to stop it can still exit.
 """
 

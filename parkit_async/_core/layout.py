@@ -185,7 +185,23 @@ class State:
         identity: The object, as far as transactions know it.
     """
 
-    __slots__ = ("changed", "dead", "dropped", "flags", "head", "identity", "length", "maxsize", "nonce", "prefix", "range", "settled", "tail", "unfinished", "version")
+    __slots__ = (
+        "changed",
+        "dead",
+        "dropped",
+        "flags",
+        "head",
+        "identity",
+        "length",
+        "maxsize",
+        "nonce",
+        "prefix",
+        "range",
+        "settled",
+        "tail",
+        "unfinished",
+        "version",
+    )
 
     range: int
     version: int

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, get_ident, main_thread
@@ -31,11 +30,11 @@ from .errors import ContextError, StoragePathError, TransactionError
 from .gate import Gate
 from .lane import Lane
 from .layout import FORMAT_VERSION, META_KEY, Meta, retired_prefix
-from .ownership import contexts, current_owner, for_reading, for_writing
+from .ownership import contexts, for_reading, for_writing
 from .settings import default_synchronous
 from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, SharedTable
 from .space import DEFAULT_SIZE, Space
-from .transactions import Reading, Recording, Writing
+from .transactions import Reading, Writing
 from .turns import Operation, Request, TurnQueue
 from .weakbag import WeakBag
 
@@ -289,7 +288,8 @@ class Namespace:
         pinned = self.pinned()
         if pinned:
             raise TransactionError(
-                f"namespace {self.name!r} has outgrown the address space that this process reserved for it, which can be enlarged only while the process "
+                f"namespace {self.name!r} has outgrown the address space that this process reserved for it, which can be enlarged only while the "
+                "process "
                 f"has no snapshot or iterator of it open; {len(pinned)} are: close them and try again"
             )
         try:
@@ -680,14 +680,14 @@ class Namespace:
 
     # Chores.
 
-    def reclaim(self) -> bool:
-        """Delete a slice of what was cleared or dropped, if nobody else wants to write. Return whether more is left."""
+    def reclaim(self) -> bool | None:
+        """Delete a slice of what was cleared or dropped. Return whether more is left; None if others want to write, so that nothing was done."""
         from .reclaim import reclaim_slice
 
         writing = Writing(self)
         try:
             if not self.turns.take(writing) or not self.gate.try_enter():
-                return True
+                return None
             self.start(writing)
             deleted, more = reclaim_slice(writing)
             self.commit(writing)
@@ -729,6 +729,3 @@ def _allow_second_open(directory: Path) -> None:
     for candidate in gc.get_objects():
         if type(candidate) is set and inodes <= candidate:
             candidate -= inodes
-
-
-__all__ += ["Recording", "current_owner"]

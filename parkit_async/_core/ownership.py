@@ -9,8 +9,8 @@ owner is looked up at each call and never inherited (a contextvar would leak int
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from . import fork
@@ -20,17 +20,27 @@ if TYPE_CHECKING:
     from .namespace import Namespace
     from .transactions import Reading, Writing
 
-__all__ = ["contexts", "current_owner", "enter", "for_reading", "for_writing", "innermost", "leave"]
+__all__ = ["contexts", "current_owner", "enter", "for_reading", "for_writing", "innermost", "leave", "thread_owner"]
 
 contexts: dict[Any, list[Reading]] = {}
 """The open contexts of each owner, outermost first."""
+
+
+class _Owner(threading.local):
+    """What stands for a thread: its identifier may be given to another one when it ends, and with it what it left open."""
+
+    def __init__(self) -> None:
+        self.token = object()
+
+
+_thread = _Owner()
 
 _modules = sys.modules
 _running_loop: Callable[[], Any] | None = None
 
 
 def current_owner() -> Any:
-    """Return the running task, or the identifier of the calling thread where no task runs."""
+    """Return the running task, or what stands for the calling thread where no task runs."""
     # A program that never imported asyncio has no tasks; importing it here would cost every such program its start-up time.
     global _running_loop
     if _running_loop is not None:
@@ -42,7 +52,12 @@ def current_owner() -> Any:
     elif "asyncio.tasks" in _modules:
         _running_loop = _modules["asyncio.events"]._get_running_loop
         return current_owner()
-    return get_ident()
+    return _thread.token
+
+
+def thread_owner() -> object:
+    """Return what stands for the calling thread, whether or not a task runs in it."""
+    return _thread.token
 
 
 def innermost() -> Reading | None:
@@ -93,10 +108,10 @@ def for_writing(namespace: Namespace) -> Writing | None:
     stack = contexts.get(current_owner())
     if stack is None:
         return None
-    transaction: Reading | None = stack[0]
-    if transaction.writes and transaction.namespace is namespace and len(stack) == 1 and not transaction.inherited:
-        return transaction  # type: ignore[return-value]
-    transaction = None
+    first = stack[0]
+    if first.writes and first.namespace is namespace and len(stack) == 1 and not first.inherited:
+        return first  # type: ignore[return-value]
+    transaction: Reading | None = None
     for context in stack:
         if not _is_valid(context):
             continue
@@ -104,7 +119,8 @@ def for_writing(namespace: Namespace) -> Writing | None:
             transaction = context
         elif context.namespace is namespace:
             raise ContextError(
-                f"namespace {namespace.name!r} cannot be changed inside a snapshot of it; leave the snapshot first, or open a transaction instead of it"
+                f"namespace {namespace.name!r} cannot be changed inside a snapshot of it; leave the snapshot first, or open a "
+                "transaction instead of it"
             )
     if transaction is not None and transaction.namespace is not namespace:
         raise ContextError(

@@ -143,7 +143,7 @@ def get(writing: Writing, binding: Binding, lifo: bool) -> Any:
         # It names no class or function, so decoding it runs no code of anybody's.
         try:
             return loads(raw)
-        except Exception:  # noqa: BLE001 (found again below, and dealt with)
+        except Exception:
             pass
     return _decode(writing, binding, state, index, raw)
 

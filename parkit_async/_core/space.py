@@ -112,9 +112,13 @@ class Space:
             age = self._age(transaction)
             where = "this process" if pid == os.getpid() else f"process {pid}"
             since = "" if age is None else f" for {age:.1f} seconds"
-            snapshot = f"The oldest snapshot (or iterator) is held by {where}{since}; what was deleted or overwritten since then cannot be used again until it is closed."
+            snapshot = (
+                f"The oldest snapshot (or iterator) is held by {where}{since}; what was deleted or overwritten since then "
+                "cannot be used again until it is closed."
+            )
         return NamespaceFullError(
-            f"{action} does not fit in namespace {namespace.name!r}, whose maximum size is {size:,} bytes. {snapshot} Remedy: delete what is not needed "
+            f"{action} does not fit in namespace {namespace.name!r}, whose maximum size is {size:,} bytes. {snapshot} Remedy: delete what "
+            f"is not needed "
             f"(that still works), close old snapshots, or set_namespace_size({namespace.name!r}, ...) to more.",
             namespace.name,
             size,

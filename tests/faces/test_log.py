@@ -161,9 +161,9 @@ def test_an_iterator_may_be_left_early(log: Any) -> None:
     ten(log)
     iterator = iter(log)
     assert next(iterator) == 0
-    assert list(open_namespace("ns").transactions())
+    assert open_namespace("ns").pinned()
     del iterator
-    assert not list(open_namespace("ns").transactions())
+    assert not open_namespace("ns").pinned()
 
 
 def test_the_blocking_log_is_a_Sequence() -> None:

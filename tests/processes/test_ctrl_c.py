@@ -13,7 +13,7 @@ pytestmark = pytest.mark.processes
 SCRIPT = """
 import gc, os, random, signal, sys, threading
 from parkit import Dict, Log, Queue, snapshot, transaction
-from parkit_async._core.ownership import contexts
+from parkit_async._core.ownership import contexts, thread_owner
 from parkit_async._core.registry import open_namespace
 from tests.processes.crowd import Member, linger
 
@@ -71,7 +71,7 @@ def victim(report):
         assert left == right == len(log), f"half a transaction is stored: {left}, {right}, {len(log)}"
         assert left in (transactions, transactions + 1), f"{transactions} were acknowledged, {left} are stored"
         transactions = left
-        assert not any(owner == threading.get_ident() for owner in contexts), "a context is still open"
+        assert thread_owner() not in contexts, "a context is still open"
         d["after"] = turn
         with transaction(d):
             d["after"] = -turn
