@@ -26,10 +26,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from ._core.engine import EngineError
@@ -48,6 +48,9 @@ __all__ = ["Chores", "Coordinator", "Lease", "Write"]
 
 
 _log = logging.getLogger(__name__)
+
+_PORTION: Final = 16
+"""Tasks that one turn of the loop answers, so that what else the loop has to do waits for no more than these."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -233,9 +236,9 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         finally:
             self._post_answers(request.operations or ())
 
-    def _post_answers(self, operations: Iterable[Operation]) -> None:
+    def _post_answers(self, operations: Sequence[Operation]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_answer, operations)
+            self._loop.call_soon_threadsafe(_answer, self._loop, operations)
         except RuntimeError:
             # The loop was closed without waiting for its tasks; nobody is left to hear it.
             pass
@@ -442,14 +445,17 @@ def _nothing() -> None:
     """The wake of a request that is given its real one before it is enqueued."""
 
 
-def _answer(operations: Iterable[Operation]) -> None:
-    for operation in operations:
+def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], start: int = 0) -> None:
+    """Answer a portion of a batch, and have the loop come back for the rest: all who are answered run before anybody else does."""
+    for operation in operations[start : start + _PORTION]:
         reply = operation.token
         if not reply.done():
             if operation.error is not None:
                 reply.set_exception(operation.error)
             else:
                 reply.set_result(operation.result)
+    if start + _PORTION < len(operations):
+        loop.call_soon(_answer, loop, operations, start + _PORTION)
 
 
 def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:

@@ -21,6 +21,7 @@ import pytest
 import parkit
 from parkit import Dict, Log, Queue, snapshot, transaction
 from parkit_async._core.gate import Gate
+from parkit_async._core.namespace import Namespace
 from parkit_async._core.ownership import contexts
 
 _ROOT = os.path.dirname(os.path.dirname(parkit.__file__))
@@ -126,13 +127,23 @@ def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: b
     }
     operation = operations[what]
     log.append(0)
+    gc.freeze()  # so that collecting looks at what is made from here on only
+    try:
+        points = run_at_every_point(operation, namespace, d, q, log)
+    finally:
+        gc.unfreeze()
+    assert points > 20
+
+
+def run_at_every_point(operation: Callable[[], object], namespace: Namespace, d: Dict[str, int], q: Queue[int], log: Log[int]) -> int:
+    """Run ``operation`` once for each point; return how many there are."""
     points = 0
     while True:
         points += 1
         interrupter = Interrupter(points)
         interrupted = interrupter.call(operation)
         if interrupter.where is None:
-            break
+            return points
         where = interrupter.where
         del interrupter
         gc.collect()  # the tracing itself makes cycles of frames
@@ -145,4 +156,3 @@ def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: b
         d["after"] = points
         q.clear()
         log.append(0)
-    assert points > 20
