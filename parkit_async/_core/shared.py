@@ -254,13 +254,14 @@ class SharedTable:
 
     # -- waiters -------------------------------------------------------------------------------------------------------------------------
 
-    def register(self, oid: int, mask: int, address: int) -> int:
+    def register(self, oid: int, mask: int, address: int, registered: list[int] | None = None) -> int:
         """Register a waiter; it must look at the data once more before it sleeps.
 
         Args:
             oid: Id of the object to wait for.
             mask: Which of its events; see the ``EVENT_*`` constants of :mod:`.doorbell`.
             address: Its bell.
+            registered: A list to which the slot is added, too, before anything else: an interrupt (Ctrl-C) behind this call loses what it returns.
 
         Returns:
             The slot, for :meth:`unregister`.
@@ -271,6 +272,8 @@ class SharedTable:
         """
         with self._lock:
             slot = self._free.pop() if self._free else self._claim()
+            if registered is not None:
+                registered.append(slot)
             self._active.add(slot)
             slots = self._slots
             at = slot * _RECORD_WORDS

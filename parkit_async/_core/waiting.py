@@ -80,11 +80,12 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
     bell = thread_bell(namespace.sockets)
     table = namespace.table
     safety = SAFETY
+    registered: list[int] = []
     try:
-        slot = table.register(binding.object_id, event, bell.address)
-    except TableFullError:
-        slot, safety = -1, _UNREGISTERED
-    try:
+        try:
+            table.register(binding.object_id, event, bell.address, registered)
+        except TableFullError:
+            safety = _UNREGISTERED
         result = (look or attempt)()
         while True:
             if result is not AGAIN:
@@ -99,7 +100,7 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
                 counters.rechecks += 1
             result = attempt()
     finally:
-        if slot >= 0:
+        for slot in registered:
             table.unregister(slot)
 
 

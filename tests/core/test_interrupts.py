@@ -6,11 +6,13 @@ points in parkit's own code, one after another, in an operation that is run once
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import fcntl
 import functools
 import gc
 import os
+import queue
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -85,7 +87,7 @@ def _is_free(gate: str) -> bool:
 
 
 @pytest.mark.parametrize("contended", [False, True], ids=["free", "contended"])
-@pytest.mark.parametrize("what", ["set", "transaction", "savepoint", "snapshot", "queue", "iterate", "clear"])
+@pytest.mark.parametrize("what", ["set", "transaction", "savepoint", "snapshot", "queue", "wait", "iterate", "clear"])
 def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARKIT_SYNCHRONOUS", "off")
     d: Dict[str, int] = Dict("i/d")
@@ -116,17 +118,25 @@ def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: b
         q.put(1)
         q.get()
 
+    def wait_in_vain() -> None:
+        with contextlib.suppress(queue.Empty):
+            q.get(timeout=0.0002)
+
     operations: dict[str, Callable[[], object]] = {
         "set": lambda: d.set("a", 1),
         "transaction": in_transaction,
         "savepoint": in_savepoint,
         "snapshot": in_snapshot,
         "queue": through_queue,
+        "wait": wait_in_vain,
         "iterate": lambda: list(d.items()),
         "clear": log.clear,
     }
     operation = operations[what]
     log.append(0)
+    operation()  # makes what is made once: a waiting thread's socket
+    log.append(0)
+    q.clear()
     gc.freeze()  # so that collecting looks at what is made from here on only
     try:
         points = run_at_every_point(operation, namespace, d, q, log)
@@ -151,6 +161,7 @@ def run_at_every_point(operation: Callable[[], object], namespace: Namespace, d:
         assert namespace.turns.holder is None, f"the turn is held after {where}"
         assert len(namespace.turns) == 0, f"somebody stands in line after {where}"
         assert not contexts, f"a context is open after {where}"
+        assert not any(namespace.table._occupancy), f"a wait is registered after {where}"
         assert namespace.pinned() == [], f"a snapshot is open after {where}"
         assert _is_free(str(namespace.directory / "gate")), f"the gate is held after {where}"
         d["after"] = points

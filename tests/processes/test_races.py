@@ -311,7 +311,7 @@ def test_nobody_is_starved(run_script: RunScript) -> None:
     out = run(
         run_script,
         """
-        turns = 400
+        turns = 5000
 
         def count(report, number):
             d = Dict("race/d")
@@ -329,7 +329,7 @@ def test_nobody_is_starved(run_script: RunScript) -> None:
         assert Dict("race/d")["total"] == 4 * turns
         """,
     )
-    assert int(out) >= 400 // 2
+    assert int(out) >= 5000 // 2
 
 
 def test_threads_take_turns(run_script: RunScript) -> None:
