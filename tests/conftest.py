@@ -224,7 +224,9 @@ def spawn(store: Path, tmp_path: Path) -> Iterator[Spawn]:
         file.write_text(textwrap.dedent(source))
         search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **(env or {})}
-        script = Script([sys.executable, "-X", "faulthandler", str(file), *map(str, arguments)], environment, file.with_suffix(".stderr"))
+        # From Python 3.12 on, forking a process that has threads warns; that it works all the same is what some of these scripts are about.
+        options = ["-X", "faulthandler", "-W", "ignore:This process:DeprecationWarning"]
+        script = Script([sys.executable, *options, str(file), *map(str, arguments)], environment, file.with_suffix(".stderr"))
         scripts.append(script)
         return script
 
