@@ -44,7 +44,7 @@ from .actor import LATER, Actor, Envelope
 if TYPE_CHECKING:
     from .runtime import Runtime
 
-__all__ = ["Chores", "Coordinator", "Lease", "Write"]
+__all__ = ["Chores", "Coordinator", "Lease", "Reply", "Write"]
 
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ _PORTION: Final = 16
 """Tasks that one turn of the loop answers, so that what else the loop has to do waits for no more than these."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Write:
     """Run an operation in a transaction; answered with its result when that is committed."""
 
@@ -118,20 +118,49 @@ async def deliver() -> None:
         await asyncio.sleep(0)
 
 
-async def settle(reply: asyncio.Future[Any], operation: Operation) -> Any:
+class Reply(asyncio.Future[Any]):
+    """The answer to a Write. Cancelling it, as cancelling the task that awaits it does, revokes the operation; where that is too late it is
+    noted, and the task goes on waiting for the outcome.
+
+    Attributes:
+        operation: What was asked for.
+        refused: Whether a cancellation came too late, and with what message.
+    """
+
+    def __init__(self, operation: Operation, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.operation = operation
+        self.refused: tuple[Any, ...] | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if self.done():
+            return False
+        if self.operation.revoke():
+            return super().cancel(msg)
+        self.refused = () if msg is None else (msg,)
+        return True
+
+
+async def settle(reply: Reply) -> Any:
     """Await the answer to a Write, see the module for what cancelling does."""
     try:
-        return await asyncio.shield(reply)
+        result = await reply
     except asyncio.CancelledError as cancelled:
-        if operation.revoke():
-            reply.cancel()
-            raise
-        await outlast(reply)
-        if operation.error is not None or operation.result is EMPTY or operation.result is FULL:
-            reply.exception()  # is retrieved: nobody else will
+        # Cancelled between the answer and the task's next step, or revoked.
+        if reply.cancelled() or reply.exception() is not None or reply.result() is EMPTY or reply.result() is FULL:
             raise
         cancel_again(cancelled)
-    return reply.result()
+        return reply.result()
+    except Exception:
+        if reply.refused is not None:
+            raise asyncio.CancelledError(*reply.refused) from None
+        raise
+    if reply.refused is not None:
+        cancelled_before = asyncio.CancelledError(*reply.refused)
+        if result is EMPTY or result is FULL:
+            raise cancelled_before
+        cancel_again(cancelled_before)
+    return result
 
 
 async def outlast(reply: asyncio.Future[Any]) -> None:
@@ -200,32 +229,38 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
 
     # Writes: one request for all that wait in the mailbox.
 
+    def write(self, operation: Operation) -> Reply:
+        """Send a Write; return its answer, to be awaited through :func:`settle`."""
+        reply = Reply(operation, self._loop)
+        self._post(Envelope(Write(operation), reply))
+        return reply
+
     def _write_all(self, envelopes: list[Envelope[Write]]) -> None:
         for start in range(0, len(envelopes), BATCH):
-            portion = envelopes[start : start + BATCH]
             operations = []
-            for envelope in portion:
-                assert envelope.reply is not None
-                envelope.message.operation.token = envelope.reply
-                self._track(envelope.reply)
-                operations.append(envelope.message.operation)
+            for envelope in envelopes[start : start + BATCH]:
+                operation = envelope.message.operation
+                operation.token = envelope.reply
+                operations.append(operation)
             self.batches += 1
             self.operations += len(operations)
             request = Request(_nothing, operations)
-            request.wake = functools.partial(self._woken, request)
+            answered: asyncio.Future[None] = self._loop.create_future()
+            self._track(answered)
+            request.wake = functools.partial(self._woken, request, answered)
             if self._namespace.turns.enqueue(request):
-                self._woken(request)
+                self._woken(request, answered)
             else:
                 self._namespace.statistics.waits += 1
 
-    def _woken(self, request: Request) -> None:
+    def _woken(self, request: Request, answered: asyncio.Future[None]) -> None:
         """The request has the turn, or was run by somebody who had it. Called by whichever thread that was."""
         if request.granted:
-            self._namespace.lane.submit(functools.partial(self._lead, request))
+            self._namespace.lane.submit(functools.partial(self._lead, request, answered))
         else:
-            self._post_answers(request.operations or ())
+            self._post_answers(request, answered)
 
-    def _lead(self, request: Request) -> None:
+    def _lead(self, request: Request, answered: asyncio.Future[None]) -> None:
         """In the lane's thread."""
         try:
             self._namespace.lead(request)
@@ -234,11 +269,11 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
                 if not operation.done:
                     operation.error, operation.done = error, True
         finally:
-            self._post_answers(request.operations or ())
+            self._post_answers(request, answered)
 
-    def _post_answers(self, operations: Sequence[Operation]) -> None:
+    def _post_answers(self, request: Request, answered: asyncio.Future[None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_answer, self._loop, operations)
+            self._loop.call_soon_threadsafe(_answer, self._loop, request.operations or [], answered)
         except RuntimeError:
             # The loop was closed without waiting for its tasks; nobody is left to hear it.
             pass
@@ -445,7 +480,7 @@ def _nothing() -> None:
     """The wake of a request that is given its real one before it is enqueued."""
 
 
-def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], start: int = 0) -> None:
+def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], answered: asyncio.Future[None], start: int = 0) -> None:
     """Answer a portion of a batch, and have the loop come back for the rest: all who are answered run before anybody else does."""
     for operation in operations[start : start + _PORTION]:
         reply = operation.token
@@ -455,7 +490,9 @@ def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], st
             else:
                 reply.set_result(operation.result)
     if start + _PORTION < len(operations):
-        loop.call_soon(_answer, loop, operations, start + _PORTION)
+        loop.call_soon(_answer, loop, operations, answered, start + _PORTION)
+    elif not answered.done():
+        answered.set_result(None)
 
 
 def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:

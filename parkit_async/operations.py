@@ -19,7 +19,7 @@ from ._core.shared import WORD_RETIRED
 from ._core.transactions import Reading
 from ._core.turns import Operation
 from .budget import meter, pause
-from .coordinator import Chores, Write, deferred, deliver, refuse_deadlock, settle
+from .coordinator import Chores, deferred, deliver, refuse_deadlock, settle
 from .runtime import current_runtime
 
 __all__ = ["Stream", "View", "open_by_name", "read", "write"]
@@ -60,7 +60,7 @@ async def write(namespace: Namespace, call: Callable[..., Any], *arguments: Any)
     coordinator = current_runtime().coordinator(namespace)
     refuse_deadlock(namespace)
     operation = Operation(call, arguments)
-    result = await settle(coordinator.ask(Write(operation)), operation)
+    result = await settle(coordinator.write(operation))
     if namespace.table.words[WORD_RETIRED]:
         # Asked for anew: the one that wrote may have been stopped since, and the write has happened.
         current_runtime().coordinator(namespace).tell(Chores())

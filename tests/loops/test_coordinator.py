@@ -19,7 +19,7 @@ from parkit_async._core.namespace import Namespace
 from parkit_async._core.registry import open_namespace
 from parkit_async._core.transactions import Recording, Writing
 from parkit_async._core.turns import Operation
-from parkit_async.coordinator import Write, settle
+from parkit_async.coordinator import settle
 from parkit_async.runtime import current_runtime
 from tests.conftest import Spawn
 from tests.loops.harness import PATIENCE, free, holding_process, holding_thread, spin, until
@@ -222,8 +222,8 @@ async def test_an_operation_that_fails_halfway_leaves_nothing_and_the_others_hap
     before = d.version, q.version
     runs = asyncio.gather(
         *(q.put(number) for number in range(10)),
-        settle(coordinator.ask(Write(broken := Operation(halfway, ()))), broken),
-        settle(coordinator.ask(Write(untouched := Operation(fail_untouched, ()))), untouched),
+        settle(coordinator.write(Operation(halfway, ()))),
+        settle(coordinator.write(Operation(fail_untouched, ()))),
         d.set("whole", 2),
         *(q.put(number) for number in range(10, 20)),
         return_exceptions=True,
