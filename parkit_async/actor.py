@@ -24,7 +24,7 @@ import logging
 from collections import deque
 from typing import Any, Generic, NamedTuple, TypeVar
 
-__all__ = ["Actor", "ActorStoppedError", "Envelope", "Verdict"]
+__all__ = ["LATER", "Actor", "ActorStoppedError", "Envelope", "Verdict"]
 
 Message = TypeVar("Message")
 
@@ -200,6 +200,3 @@ LATER = _Later()
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         _log.error("%s failed", task.get_name(), exc_info=task.exception())
-
-
-__all__ += ["LATER"]

@@ -44,7 +44,20 @@ from .actor import LATER, Actor, Envelope
 if TYPE_CHECKING:
     from .runtime import Runtime
 
-__all__ = ["Chores", "Coordinator", "Lease", "Reply", "Write"]
+__all__ = [
+    "Chores",
+    "Coordinator",
+    "Lease",
+    "Reply",
+    "Report",
+    "Write",
+    "cancel_again",
+    "deferred",
+    "deliver",
+    "outlast",
+    "refuse_deadlock",
+    "settle",
+]
 
 
 _log = logging.getLogger(__name__)
@@ -501,6 +514,3 @@ def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:
             reply.set_exception(error)
         else:
             reply.set_result(None)
-
-
-__all__ += ["Report", "cancel_again", "deferred", "deliver", "outlast", "refuse_deadlock", "settle"]

@@ -15,7 +15,7 @@ from .object import Object
 from .operations import Stream, read, write
 from .runtime import current_runtime
 
-__all__ = ["Log"]
+__all__ = ["Log", "read_portion"]
 
 T = TypeVar("T")
 
@@ -172,6 +172,3 @@ async def read_portion(follower: Follower) -> Any:
     if meter.left < 0:
         await pause()
     return follower.attempt()
-
-
-__all__ += ["read_portion"]

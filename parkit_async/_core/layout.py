@@ -38,7 +38,6 @@ __all__ = [
     "header_key",
     "index_key",
     "prefix_end",
-    "retired_key",
     "retired_prefix",
 ]
 
@@ -86,11 +85,6 @@ def directory_key(name: str) -> bytes:
 def retired_prefix() -> bytes:
     """Return what the keys of retired ranges begin with."""
     return _prefix(0, _RETIRED)
-
-
-def retired_key(range_id: int) -> bytes:
-    """Return the key that says a range is to be reclaimed."""
-    return _prefix(0, _RETIRED) + _index(range_id)
 
 
 def index_key(prefix: bytes, index: int) -> bytes:

@@ -8,12 +8,12 @@ from typing import Any
 
 from .binding import Binding
 from .doorbell import EVENT_CHANGE
-from .layout import State, index_key, prefix_end
+from .layout import State, index_key
 from .reclaim import retire
 from .shared import WORD_RETIRED
 from .transactions import Reading, Writing
 
-__all__ = ["append", "clear", "count", "extend", "get", "get_slice", "index", "length", "walk"]
+__all__ = ["append", "clear", "count", "extend", "get", "get_slice", "index", "length", "position", "walk"]
 
 _PICKLE = 0x80
 
@@ -118,6 +118,3 @@ def clear(writing: Writing, binding: Binding) -> None:
             writing.namespace.table.words[WORD_RETIRED] = 1
         state.move(writing.new_id())
         state.tail = 0
-
-
-__all__ += ["position", "prefix_end"]

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from .binding import Binding
 from .doorbell import EVENT_ALL, EVENT_CHANGE
-from .engine import EngineError
 from .errors import ObjectNotFoundError
 from .layout import (
     FLAG_UNVERSIONED,
@@ -152,6 +151,3 @@ def _entries(reading: Reading, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
             if not key.startswith(prefix):
                 return
             yield key, raw
-
-
-__all__ += ["EngineError"]

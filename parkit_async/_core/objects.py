@@ -21,7 +21,7 @@ from .registry import open_if_there, open_namespace
 from .settings import get_storage_path
 from .waiting import AGAIN
 
-__all__ = ["Declaration", "Handle", "is_persistent", "type_name"]
+__all__ = ["Declaration", "Handle", "check_attribute", "describe", "is_persistent", "type_name"]
 
 _CODEC = "_codec"
 _LONGEST_NAME = 256
@@ -303,6 +303,3 @@ def _is_shipped(codec: Codec) -> bool:
         return codecs.builtin_codec(codec.name) is codec
     except ValueError:
         return False
-
-
-__all__ += ["check_attribute", "describe"]

@@ -5,7 +5,7 @@ a subtraction, and an item leaves only in the transaction that hands it to its t
 
 An item that cannot be decoded is set aside as a dead letter, in the transaction that found it, and the taker gets a CodecError. Should decoding
 one kill the process (``__reduce__`` may call anything), the transaction is gone and the item is back; so that it cannot kill every taker there
-will ever be, the shared table counts the attempts, and the third finds it set aside.
+will ever be, the shared table counts the attempts, and after three the next taker finds it set aside.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .layout import retired_key, retired_prefix
+from .layout import retired_prefix
 from .transactions import Writing
 
 __all__ = ["SLICE", "delete_prefix", "reclaim_slice", "retire"]
@@ -50,6 +50,3 @@ def reclaim_slice(writing: Writing) -> tuple[int, bool]:
     if deleted < SLICE:
         writing.transaction.delete(found)
     return deleted, True
-
-
-__all__ += ["retired_key"]

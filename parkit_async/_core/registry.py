@@ -13,7 +13,7 @@ from .doorbell import SocketDirectory
 from .namespace import Namespace
 from .settings import get_storage_path
 
-__all__ = ["close_all", "known_namespaces", "open_if_there", "open_namespace", "opened"]
+__all__ = ["all_open", "close_all", "known_namespaces", "open_if_there", "open_namespace", "opened"]
 
 
 class _Lock:
@@ -105,7 +105,7 @@ def all_open() -> Iterator[Namespace]:
 
 
 def close_all() -> None:
-    """Close every namespace that this process has open; the next use of a handle opens its namespace again. Idempotent."""
+    """Close every namespace that this process has open; handles made before it cannot be used again. Idempotent."""
     with _lock.mutex:
         for namespace in list(all_open()):
             namespace.close()
@@ -125,5 +125,3 @@ def _close_at_exit() -> None:
 
 
 atexit.register(_close_at_exit)
-
-__all__ += ["all_open"]

@@ -20,9 +20,9 @@ from .errors import ContextError
 from .mapped import Mapped
 from .namespace import Namespace
 from .ownership import contexts, current_owner
-from .transactions import Reading, Recording, Writing
+from .transactions import Reading, Writing
 
-__all__ = ["Guard", "SnapshotScope", "TransactionScope"]
+__all__ = ["Guard", "SnapshotScope", "TransactionScope", "map_views"]
 
 _OUTERMOST: Final = "outermost"
 _JOINED: Final = "joined"
@@ -226,6 +226,3 @@ class _Inner(Reading):
         """Iterators begun here must not see later changes of the transaction."""
         if isinstance(self._around, Writing):
             self._around.watch(object_id, iterator)
-
-
-__all__ += ["Recording", "map_views"]

@@ -20,8 +20,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import fork
-from .engine import EngineError, MapFullError, put_many, translate
-from .errors import ContextError, ObjectNotFoundError, TransactionError
+from .engine import EngineError, put_many, translate
+from .errors import ObjectNotFoundError, TransactionError
 from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
 from .weakbag import WeakBag
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .mapped import Mapped
     from .namespace import Namespace
 
-__all__ = ["ENTRY", "Detachable", "Identity", "Reading", "Recording", "Writing"]
+__all__ = ["ENTRY", "Detachable", "Identity", "Reading", "Recording", "Writing", "dropped"]
 
 
 ENTRY: Final = 20480
@@ -402,16 +402,3 @@ class Recording:
 def dropped(identity: Identity) -> ObjectNotFoundError:
     """Return the exception for an object that is no longer there."""
     return ObjectNotFoundError(f"{identity.path!r} does not exist any more: it was dropped, or the transaction that created it was rolled back")
-
-
-def guarded(namespace: Namespace, action: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call something that talks to LMDB, translating its errors."""
-    try:
-        return call(*arguments)
-    except MapFullError as error:
-        raise namespace.space.full(action) from error
-    except EngineError as error:
-        raise translate(error, namespace.name, action) from error
-
-
-__all__ += ["ContextError", "dropped", "guarded"]

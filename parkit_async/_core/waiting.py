@@ -15,7 +15,7 @@ from .errors import ContextError
 from .ownership import contexts, innermost
 from .shared import TableFullError
 
-__all__ = ["AGAIN", "SAFETY", "block", "deadline_of", "refuse_wait", "remaining"]
+__all__ = ["AGAIN", "SAFETY", "block", "counters", "deadline_of", "refuse_wait", "remaining"]
 
 AGAIN: Final = object()
 """What an attempt returns when there is nothing yet."""
@@ -102,6 +102,3 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
     finally:
         for slot in registered:
             table.unregister(slot)
-
-
-__all__ += ["counters"]
