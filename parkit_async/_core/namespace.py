@@ -31,6 +31,7 @@ from .gate import Gate
 from .lane import Lane
 from .layout import FORMAT_VERSION, META_KEY, Meta, retired_prefix
 from .ownership import contexts, for_reading, for_writing
+from .paths import sync_directory
 from .settings import default_synchronous
 from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, SharedTable
 from .space import DEFAULT_SIZE, Space
@@ -226,6 +227,9 @@ class Namespace:
                 meta = Meta(self.engine.level, DEFAULT_SIZE)
                 with self.engine.begin_write() as transaction:
                     transaction.put(META_KEY, meta.pack())
+                if self.engine.fsyncs:
+                    # LMDB syncs what is in its files, not the folder's entries for them.
+                    sync_directory(self.directory)
             words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
             words[WORD_LIMIT] = meta.size
             words[WORD_USED] = self.engine.usage().file * PAGE
