@@ -92,6 +92,7 @@ class HoldingProcess:
 
     def __init__(self, script: Script) -> None:
         self._script = script
+        self.pid = script.pid
 
     def hold(self, name: str) -> None:
         """Have it open a transaction; return when that is open."""

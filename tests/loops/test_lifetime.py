@@ -620,3 +620,46 @@ async def test_reader_slots_are_given_back(level: str) -> None:
 async def _snapshot(d: pa.Dict[int, int]) -> None:
     async with pa.snapshot(d):
         await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["off", "full"])
+def test_a_program_ends_while_a_stopped_process_holds_the_turn(
+    level: str, spawn: Spawn, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # NEEDS: the peer hangs but is not dead. The writer thread waits for its gate, and nothing can interrupt that; the program ends all the same.
+    monkeypatch.setenv("PARKIT_SYNCHRONOUS", level)
+    d: parkit.Dict[str, int] = parkit.Dict("ns/d")
+    holder = holding_process(spawn)
+    holder.hold("ns")
+    os.kill(holder.pid, signal.SIGSTOP)
+    try:
+        out = run_script(
+            """
+            import asyncio
+            from parkit_async import Dict, transaction
+
+            async def main():
+                d = await Dict("ns/d")
+                tasks = [asyncio.ensure_future(d.set(str(number), number)) for number in range(3)]
+
+                async def together():
+                    async with transaction(d):
+                        await d.set("together", 1)
+
+                tasks.append(asyncio.ensure_future(together()))
+                done, _ = await asyncio.wait(tasks, timeout=0.2)
+                assert not done
+                print("waiting", await d.get("before", "read"))
+
+            asyncio.run(main())
+            print("ended")
+            """,
+            timeout=30,
+        )
+        assert out.stdout.split() == ["waiting", "read", "ended"]
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    holder.let_go()
+    assert dict(d) == {}
+    free("ns")
