@@ -134,8 +134,9 @@ def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: b
     }
     operation = operations[what]
     log.append(0)
-    for _ in range(2):
-        # Makes what is made once, a waiting thread's socket; and Python 3.12 traces opcodes only of code that was traced before.
+    for _ in range(15):
+        # Makes what is made once, a waiting thread's socket. And from Python 3.12 on opcodes are traced only in code that was traced before,
+        # which goes one call deeper at each run.
         Interrupter(sys.maxsize).call(operation)
     log.append(0)
     q.clear()
