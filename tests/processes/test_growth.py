@@ -229,7 +229,8 @@ def test_pinned_pages_fill_a_small_namespace_and_come_back(spawn: Spawn, monkeyp
         with snapshot(d):
             print(d["k"])
             sys.stdin.readline()
-            print(d["k"])
+            last = d["k"]
+        print(last)  # only now: whoever reads it finds the snapshot closed
         sys.stdin.readline()
     """)
     assert holder.read_line() == "b'old'"
