@@ -377,7 +377,6 @@ class TestWebQueue:
         assert "Traceback" not in output
         assert "ERROR" not in output
 
-    @pytest.mark.slow
     def test_ctrl_c_ends_a_producer_that_waits_for_room(self, start: Start, store: Path) -> None:
         producer = start("web_producer.py")
         producer.input.write(b"line\n" * 101)

@@ -442,7 +442,6 @@ def test_a_signal_in_the_middle_of_durable_writes(spawn: Spawn, loop: str, name:
     assert dict(parkit.Dict("ns/d")) == told, "what returned is stored, what was cancelled is not"
 
 
-@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.parametrize("loop", LOOPS)
 def test_two_interrupts_at_once_end_it_and_the_next_one_goes_on(spawn: Spawn, loop: str) -> None:
