@@ -148,8 +148,11 @@ class SocketDirectory:
         os.close(self._descriptor)
         self._descriptor = -1
 
-    def bind(self) -> tuple[socket.socket, int]:
+    def bind(self, made: list[tuple[socket.socket, int]] | None = None) -> tuple[socket.socket, int]:
         """Make a socket that can be rung: non-blocking, closed on exec.
+
+        Args:
+            made: A list to which what is returned is added, too: an interrupt (Ctrl-C) behind this call loses what it returns.
 
         Returns:
             The socket and its address. The caller closes the one and then calls :meth:`unlink` with the other.
@@ -168,6 +171,8 @@ class SocketDirectory:
             # sweep judges by comes after it.
             bell.bind(self._prefix + _UNBOUND + name)
             os.rename(_UNBOUND + name, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            if made is not None:
+                made.append((bell, address))
         except BaseException:
             bell.close()
             with contextlib.suppress(OSError):
@@ -292,10 +297,18 @@ class Bell:
 
     def __init__(self, directory: SocketDirectory) -> None:
         self._directory = directory
-        self._socket, self.address = directory.bind()
-        self._owner = os.getpid()
-        self._closed = False
-        directory._bells.add(self)
+        made: list[tuple[socket.socket, int]] = []
+        try:
+            directory.bind(made)
+            self._socket, self.address = made[0]
+            self._owner = os.getpid()
+            self._closed = False
+            directory._bells.add(self)
+        except BaseException:
+            for unused, address in made:
+                unused.close()
+                directory.unlink(address)
+            raise
 
     @property
     def closed(self) -> bool:
