@@ -120,8 +120,11 @@ class Actor(Generic[Message]):
     async def _finish(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
-                while self._task is not None:
-                    await asyncio.wait([self._task])
+                while (task := self._task) is not None:
+                    await asyncio.wait([task])
+                    await asyncio.sleep(0)
+                    if self._task is task and task.done():
+                        self._ended(task)  # an interrupt (Ctrl-C) lost the loop's call of it
                 await self.on_stop()
         except TimeoutError:
             _log.warning("%s did not stop in time; it was busy with %r", self.name, self._task)
@@ -158,6 +161,8 @@ class Actor(Generic[Message]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         # Not at the end of the task itself: one that is cancelled before its first step never runs, and its mail would lie there for ever.
+        if self._task is not task:
+            return  # called already
         _report(task)
         self._task = None
         if self._mailbox and not self._stopped:
@@ -174,7 +179,8 @@ class Actor(Generic[Message]):
             elif self.supervise(envelope.message, error) is Verdict.STOP:
                 self._stopped = True
                 self._refuse()
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, or an interrupt (Ctrl-C) in the loop's thread.
             if envelope.reply is not None:
                 envelope.reply.cancel()
             raise
@@ -198,5 +204,5 @@ LATER = _Later()
 
 
 def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
+    if not task.cancelled() and isinstance(task.exception(), Exception):
         _log.error("%s failed", task.get_name(), exc_info=task.exception())

@@ -19,6 +19,10 @@ One per event loop and namespace. The lane and the turns are the namespace's, sh
 Cancelling (the rule of the whole awaitable face): a call that raises CancelledError has not happened. While a write has not been claimed by
 whoever runs it, cancelling revokes it. Once it is claimed the call waits for the outcome, returns it, and has the cancellation delivered at
 the task's next await.
+
+Interrupts: the loop may run in the main thread, where a second Ctrl-C raises KeyboardInterrupt between any two steps, and asyncio itself loses
+the callback that was about to run. So whatever is handed over is claimed by whoever acts on it, what was not handed over is given back, and a
+task that is cancelled, as asyncio.run() does with every task when it ends, fetches an answer that was lost on the way.
 """
 
 from __future__ import annotations
@@ -54,7 +58,6 @@ __all__ = [
     "cancel_again",
     "deferred",
     "deliver",
-    "outlast",
     "refuse_deadlock",
     "settle",
 ]
@@ -64,6 +67,9 @@ _log = logging.getLogger(__name__)
 
 _PORTION: Final = 16
 """Tasks that one turn of the loop answers, so that what else the loop has to do waits for no more than these."""
+
+_LOST: Final = 0.2
+"""Seconds after which a coordinator that stops looks by itself whether what it waits for is done: an interrupt may have lost the notice."""
 
 
 @dataclass(slots=True)
@@ -76,7 +82,7 @@ class Write:
 class Lease:
     """Get the turn and the gate for an explicit transaction; answered, with nothing, when they are held.
 
-    Whoever gets them claims the lease for its task, which may revoke it until then; only one of the two succeeds, and the other one gives
+    Whoever gets them takes the lease for its task, which may revoke it until then; only one of the two succeeds, and the other one gives
     turn and gate back. No step of that needs the loop to run once more: it may be about to be closed.
 
     Attributes:
@@ -151,7 +157,17 @@ class Reply(asyncio.Future[Any]):
         if self.operation.revoke():
             return super().cancel(msg)
         self.refused = () if msg is None else (msg,)
+        if self.operation.done:
+            self.answer()  # what was to bring the answer may have been lost to an interrupt
         return True
+
+    def answer(self) -> None:
+        """Bring the outcome of the operation, which is done, to whoever awaits it. Idempotent."""
+        if not self.done():
+            if self.operation.error is not None:
+                self.set_exception(self.operation.error)
+            else:
+                self.set_result(self.operation.result)
 
 
 async def settle(reply: Reply) -> Any:
@@ -174,15 +190,6 @@ async def settle(reply: Reply) -> Any:
             raise cancelled_before
         cancel_again(cancelled_before)
     return result
-
-
-async def outlast(reply: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, however often the task is cancelled meanwhile."""
-    while not reply.done():
-        try:
-            await asyncio.wait([reply])
-        except asyncio.CancelledError:
-            continue
 
 
 def cancel_again(cancelled: asyncio.CancelledError) -> None:
@@ -216,7 +223,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         super().__init__(f"parkit coordinator {namespace.name}")
         self._runtime = runtime
         self._namespace = namespace
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._under_way: dict[asyncio.Future[Any], Sequence[Operation]] = {}
         self._chores: asyncio.Future[None] | None = None
         self.batches = 0
         self.operations = 0
@@ -259,12 +266,27 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             self.operations += len(operations)
             request = Request(_nothing, operations)
             answered: asyncio.Future[None] = self._loop.create_future()
-            self._track(answered)
+            self._track(answered, operations)
             request.wake = functools.partial(self._woken, request, answered)
-            if self._namespace.turns.enqueue(request):
-                self._woken(request, answered)
-            else:
-                self._namespace.statistics.waits += 1
+            try:
+                if self._namespace.turns.enqueue(request):
+                    self._woken(request, answered)
+                else:
+                    self._namespace.statistics.waits += 1
+            except BaseException:
+                self._forsake(request)
+                for envelope in envelopes[start:]:
+                    if envelope.reply is not None:
+                        envelope.reply.cancel()
+                if all(operation.done for operation in operations) and not answered.done():
+                    answered.set_result(None)
+                raise
+
+    def _forsake(self, request: Request) -> None:
+        """Leave the line, or give up the turn if nobody acts on it, after an interrupt."""
+        self._namespace.turns.withdraw(request)
+        if request.claim():
+            self._namespace.release(request)
 
     def _woken(self, request: Request, answered: asyncio.Future[None]) -> None:
         """The request has the turn, or was run by somebody who had it. Called by whichever thread that was."""
@@ -275,6 +297,8 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
 
     def _lead(self, request: Request, answered: asyncio.Future[None]) -> None:
         """In the lane's thread."""
+        if not request.claim():
+            return
         try:
             self._namespace.lead(request)
         except BaseException as error:
@@ -300,38 +324,58 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             return
         self._track(reply)
         request = lease.request
-        request.wake = functools.partial(self._granted, lease, reply)
-        if self._namespace.turns.enqueue(request):
-            self._granted(lease, reply)
-        else:
-            self._namespace.statistics.waits += 1
+        request.wake = functools.partial(self._post_grant, lease, reply)
+        try:
+            if self._namespace.turns.enqueue(request):
+                self._granted(lease, reply)
+            else:
+                self._namespace.statistics.waits += 1
+        except BaseException:
+            self._forsake(request)
+            reply.cancel()
+            raise
+
+    def _post_grant(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+        """The lease has the turn. Called by whichever thread gave that up."""
+        try:
+            self._loop.call_soon_threadsafe(self._granted, lease, reply)
+        except RuntimeError:
+            # The loop was closed without waiting for its tasks.
+            self._namespace.release(lease.request)
 
     def _granted(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
-        """The lease has the turn; now the gate. Called by whichever thread gave up the turn."""
-        namespace = self._namespace
-        try:
-            entered = namespace.gate.try_enter()
-        except BaseException as error:
-            lease.error = error
-            namespace.release(lease.request)
-            self._post_lease(lease, reply)
+        """Having the turn, get the gate."""
+        namespace, request = self._namespace, lease.request
+        if not request.claim():
             return
-        if entered:
-            self._post_lease(lease, reply)
-        else:
-            namespace.statistics.gate_waits += 1
-            namespace.lane.submit(functools.partial(self._enter_gate, lease, reply))
-
-    def _enter_gate(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
-        """In the lane's thread."""
+        entering = Operation(namespace.gate.enter, ())
         try:
-            self._namespace.gate.enter()
+            if not namespace.gate.try_enter():
+                namespace.statistics.gate_waits += 1
+                namespace.lane.submit(functools.partial(self._enter_gate, lease, reply, entering))
+            elif lease.take() and not reply.done():
+                reply.set_result(None)
+            else:
+                namespace.release(request)
+        except BaseException as error:
+            if not reply.done() and entering.revoke():
+                lease.take()
+                namespace.release(request)
+                if isinstance(error, Exception):
+                    reply.set_exception(error)
+                    return
+                reply.cancel()
+            raise
+
+    def _enter_gate(self, lease: Lease, reply: asyncio.Future[Any], entering: Operation) -> None:
+        """In the lane's thread."""
+        if not entering.claim():
+            return
+        try:
+            entering.call()
         except BaseException as error:
             lease.error = error
             self._namespace.release(lease.request)
-        self._post_lease(lease, reply)
-
-    def _post_lease(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
         if not lease.take():
             # The task was cancelled while it waited.
             self._give_back(lease)
@@ -388,7 +432,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         return False
 
     async def commit(self, writing: Writing) -> None:
-        """Commit and end an explicit transaction. Once this is called it happens or fails, whatever is cancelled."""
+        """Commit and end an explicit transaction. Cancelled before the commit has begun, it is rolled back."""
         namespace = self._namespace
         if writing.recording is None or not writing.touched:
             try:
@@ -406,34 +450,41 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             if isinstance(error, EngineError):
                 raise namespace.space.failed(error, "committing") from error
             raise
-        reply: asyncio.Future[None] = self._loop.create_future()
-        self._track(reply)
-        namespace.lane.submit(functools.partial(self._commit, writing, reply))
+        operation = Operation(self._commit, (writing,))
+        reply = Reply(operation, self._loop)
+        self._track(reply, [operation])
         try:
-            await asyncio.shield(reply)
-        except asyncio.CancelledError as cancelled:
-            await outlast(reply)
-            if reply.exception() is not None:
-                raise
-            cancel_again(cancelled)
+            namespace.lane.submit(functools.partial(self._run_commit, operation, reply))
+            await settle(reply)
+        except BaseException:
+            if operation.revoke() or reply.cancelled():
+                namespace.finish(writing)  # the lane has not begun with it, and never will
+            raise
 
-    def _commit(self, writing: Writing, reply: asyncio.Future[None]) -> None:
+    def _commit(self, writing: Writing) -> None:
         """In the lane's thread."""
         namespace = self._namespace
-        error: BaseException | None = None
         try:
             namespace.commit_recording(writing)
             writing.transaction = None
-        except EngineError as failure:
-            error = namespace.space.failed(failure, "committing")
-            error.__cause__ = failure
-        except BaseException as failure:
-            error = failure
+        except EngineError as error:
+            raise namespace.space.failed(error, "committing") from error
         finally:
             namespace.finish(writing)
+
+    def _run_commit(self, operation: Operation, reply: Reply) -> None:
+        """In the lane's thread."""
+        if not operation.claim():
+            return
         try:
-            self._loop.call_soon_threadsafe(_resolve, reply, error)
+            operation.call(*operation.arguments)
+        except BaseException as error:
+            operation.error = error
+        operation.done = True
+        try:
+            self._loop.call_soon_threadsafe(reply.answer)
         except RuntimeError:
+            # The loop was closed without waiting for its tasks.
             pass
 
     # Chores, and the end.
@@ -476,13 +527,19 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if error is not None and isinstance(error, Exception):
             self.supervise(Chores(), error)
 
-    def _track(self, future: asyncio.Future[Any]) -> None:
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+    def _track(self, future: asyncio.Future[Any], operations: Sequence[Operation] = ()) -> None:
+        self._under_way[future] = operations
+        future.add_done_callback(lambda done: self._under_way.pop(done, None))
 
     async def on_stop(self) -> None:
         while self._under_way:
-            await asyncio.wait(list(self._under_way))
+            await asyncio.wait(list(self._under_way), timeout=_LOST)
+            for future, operations in list(self._under_way.items()):
+                if operations and all(operation.done for operation in operations):
+                    for operation in operations:
+                        if operation.token is not None:
+                            operation.token.answer()
+                    del self._under_way[future]
 
     def close(self) -> None:
         """Let go of the lane; after :meth:`stop`."""
@@ -495,13 +552,12 @@ def _nothing() -> None:
 
 def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], answered: asyncio.Future[None], start: int = 0) -> None:
     """Answer a portion of a batch, and have the loop come back for the rest: all who are answered run before anybody else does."""
-    for operation in operations[start : start + _PORTION]:
-        reply = operation.token
-        if not reply.done():
-            if operation.error is not None:
-                reply.set_exception(operation.error)
-            else:
-                reply.set_result(operation.result)
+    try:
+        for operation in operations[start : start + _PORTION]:
+            operation.token.answer()
+    except BaseException:
+        loop.call_soon(_answer, loop, operations, answered, start)  # an interrupt
+        raise
     if start + _PORTION < len(operations):
         loop.call_soon(_answer, loop, operations, answered, start + _PORTION)
     elif not answered.done():

@@ -41,6 +41,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def interrupts_arrive() -> None:
+    """Have SIGINT its default handler: a shell ignores it in what it runs in the background, and the scripts of the tests would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def libuv_is_warm() -> None:
     """Have libuv open the pipe that it keeps for signals until the process ends, before anybody counts descriptors."""
     if sys.platform != "win32":

@@ -91,7 +91,7 @@ class Request:
         thread: Identifier of the thread that waits, or whose task does if it is a lease; 0 where a task awaits what others may run.
     """
 
-    __slots__ = ("collected", "granted", "operations", "thread", "wake", "woken")
+    __slots__ = ("_ticket", "collected", "granted", "operations", "thread", "wake", "woken")
 
     def __init__(self, wake: Callable[[], None], operations: list[Operation] | None, thread: int = 0) -> None:
         self.wake = wake
@@ -100,6 +100,16 @@ class Request:
         self.granted = False
         self.collected = False
         self.woken = False
+        self._ticket = [None]  # list.pop() is one atomic step
+
+    def claim(self) -> bool:
+        """Return whether the caller is the first to act on a grant, of those who may: the one that was woken (perhaps twice), and the one that
+        asked and was interrupted."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        return True
 
     def rouse(self) -> None:
         """Wake whoever waits. An interrupt in the middle may have it done twice, so a ``wake`` must bear that."""
