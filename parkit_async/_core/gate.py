@@ -61,10 +61,12 @@ class Gate:
 
     def close(self) -> None:
         """Close the two files, which gives up whatever is held. Idempotent."""
-        for descriptor in (self._gate, self._turnstile):
+        # Forgotten before they are closed: a child forked by another thread in between must not close what these numbers mean by then.
+        descriptors = self._gate, self._turnstile
+        self._gate = self._turnstile = -1
+        for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
-        self._gate = self._turnstile = -1
 
     def forked(self) -> None:
         self.close()
