@@ -175,8 +175,9 @@ class SocketDirectory:
                 made.append((bell, address))
         except BaseException:
             bell.close()
-            with contextlib.suppress(OSError):
-                os.unlink(_UNBOUND + name, dir_fd=self._descriptor)
+            for left in (_UNBOUND + name, name):  # an interrupt may come right behind the renaming
+                with contextlib.suppress(OSError):
+                    os.unlink(left, dir_fd=self._descriptor)
             raise
         return bell, address
 

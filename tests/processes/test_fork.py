@@ -483,7 +483,8 @@ SUBPROCESSES = """
 
         generation = fork.generation()
         with snapshot(d):
-            pinned = slots()
+            while len(pinned := slots()) != 2:  # the snapshot and the iterator; the waiting thread may still be at its first look
+                pass
             uvloop.run(main())
             assert fork.generation() == generation, "the hook of a child has run in the parent's memory"
             assert slots() == pinned
