@@ -1,4 +1,4 @@
-"""Persistent, transactional Dict, Queue, LifoQueue, Log and Object, shared by processes, threads and tasks on one machine.
+"""Persistent, transactional Dict, Queue, LifoQueue, Log, Object and Process, shared by processes, threads and tasks on one machine.
 
 This is the blocking face; ``parkit_async`` has the same, to be awaited. Both may be used in one program, on the same objects.
 
@@ -11,12 +11,14 @@ This is the blocking face; ``parkit_async`` has the same, to be awaited. Both ma
 
 from parkit_async._core.codecs import Codec, cloudpickle_codec, json_codec, pickle_codec, raw_codec
 from parkit_async._core.namespace import Statistics
+from parkit_async._core.output import Output
 from parkit_async._core.queue_ops import DeadLetter
 from parkit_async._core.settings import get_storage_path, set_storage_path
 
 from .adapters.dict import Dict
 from .adapters.log import Log
 from .adapters.object import Object
+from .adapters.process import Process
 from .adapters.queue import LifoQueue, Queue
 from .exceptions import (
     CodecError,
@@ -25,9 +27,24 @@ from .exceptions import (
     ObjectExistsError,
     ObjectNotFoundError,
     ParkitError,
+    ProcessCrashedError,
+    ProcessError,
+    RemoteError,
     ShutDown,
     StoragePathError,
     TransactionError,
+)
+from .pool import (
+    ProcessPriority,
+    clean,
+    get_pool_options,
+    get_pool_size,
+    killall,
+    pool_status,
+    processes,
+    set_pool_options,
+    set_pool_size,
+    set_process_priority,
 )
 from .storage.context import snapshot, transaction
 from .storage.namespace import (
@@ -41,6 +58,7 @@ from .storage.namespace import (
     set_namespace_synchronous,
     statistics,
 )
+from .syslog import SyslogHandler, syslog
 from .typeddicts import Descriptor
 
 __all__ = [
@@ -56,27 +74,44 @@ __all__ = [
     "Object",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "Output",
     "ParkitError",
+    "Process",
+    "ProcessCrashedError",
+    "ProcessError",
+    "ProcessPriority",
     "Queue",
+    "RemoteError",
     "ShutDown",
     "Statistics",
     "StoragePathError",
+    "SyslogHandler",
     "TransactionError",
+    "clean",
     "cloudpickle_codec",
     "get_namespace_codecs",
     "get_namespace_size",
     "get_namespace_synchronous",
+    "get_pool_options",
+    "get_pool_size",
     "get_storage_path",
     "json_codec",
+    "killall",
     "namespaces",
     "objects",
     "pickle_codec",
+    "pool_status",
+    "processes",
     "raw_codec",
     "set_namespace_codecs",
     "set_namespace_size",
     "set_namespace_synchronous",
+    "set_pool_options",
+    "set_pool_size",
+    "set_process_priority",
     "set_storage_path",
     "snapshot",
     "statistics",
+    "syslog",
     "transaction",
 ]

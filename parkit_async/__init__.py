@@ -1,4 +1,4 @@
-"""Persistent, transactional Dict, Queue, LifoQueue, Log and Object, shared by processes, threads and tasks on one machine, to be awaited.
+"""Persistent, transactional Dict, Queue, LifoQueue, Log, Object and Process, shared by processes, threads and tasks on one machine, to be awaited.
 
 ``parkit`` is the blocking face of the same. Both may be used in one program, on the same objects.
 
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
         ObjectExistsError,
         ObjectNotFoundError,
         ParkitError,
+        ProcessCrashedError,
+        ProcessError,
+        RemoteError,
         ShutDown,
         StoragePathError,
         TransactionError,
     )
     from ._core.namespace import Statistics
+    from ._core.output import Output
     from ._core.queue_ops import DeadLetter
     from ._core.settings import get_storage_path, set_storage_path
     from .contexts import snapshot, transaction
@@ -47,8 +51,22 @@ if TYPE_CHECKING:
         statistics,
     )
     from .object import Object
+    from .pool import (
+        ProcessPriority,
+        clean,
+        get_pool_options,
+        get_pool_size,
+        killall,
+        pool_status,
+        processes,
+        set_pool_options,
+        set_pool_size,
+        set_process_priority,
+    )
+    from .process import Process
     from .queue import LifoQueue, Queue, QueueEmpty, QueueFull, QueueShutDown
     from .runtime import aclose
+    from .syslog import SyslogHandler, syslog
 
 # Imported when first asked for: `import parkit` needs this package for its core, and asyncio alone takes longer to import than all of that.
 _HOME = {
@@ -64,32 +82,49 @@ _HOME = {
     "Object": ".object",
     "ObjectExistsError": "._core.errors",
     "ObjectNotFoundError": "._core.errors",
+    "Output": "._core.output",
     "ParkitError": "._core.errors",
+    "Process": ".process",
+    "ProcessCrashedError": "._core.errors",
+    "ProcessError": "._core.errors",
+    "ProcessPriority": ".pool",
     "Queue": ".queue",
     "QueueEmpty": ".queue",
     "QueueFull": ".queue",
     "QueueShutDown": ".queue",
+    "RemoteError": "._core.errors",
     "ShutDown": "._core.errors",
     "Statistics": "._core.namespace",
     "StoragePathError": "._core.errors",
+    "SyslogHandler": ".syslog",
     "TransactionError": "._core.errors",
     "aclose": ".runtime",
+    "clean": ".pool",
     "cloudpickle_codec": "._core.codecs",
     "get_namespace_codecs": ".namespace",
     "get_namespace_size": ".namespace",
     "get_namespace_synchronous": ".namespace",
+    "get_pool_options": ".pool",
+    "get_pool_size": ".pool",
     "get_storage_path": "._core.settings",
     "json_codec": "._core.codecs",
+    "killall": ".pool",
     "namespaces": ".namespace",
     "objects": ".namespace",
     "pickle_codec": "._core.codecs",
+    "pool_status": ".pool",
+    "processes": ".pool",
     "raw_codec": "._core.codecs",
     "set_namespace_codecs": ".namespace",
     "set_namespace_size": ".namespace",
     "set_namespace_synchronous": ".namespace",
+    "set_pool_options": ".pool",
+    "set_pool_size": ".pool",
+    "set_process_priority": ".pool",
     "set_storage_path": "._core.settings",
     "snapshot": ".contexts",
     "statistics": ".namespace",
+    "syslog": ".syslog",
     "transaction": ".contexts",
 }
 
@@ -106,32 +141,49 @@ __all__ = [
     "Object",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "Output",
     "ParkitError",
+    "Process",
+    "ProcessCrashedError",
+    "ProcessError",
+    "ProcessPriority",
     "Queue",
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
+    "RemoteError",
     "ShutDown",
     "Statistics",
     "StoragePathError",
+    "SyslogHandler",
     "TransactionError",
     "aclose",
+    "clean",
     "cloudpickle_codec",
     "get_namespace_codecs",
     "get_namespace_size",
     "get_namespace_synchronous",
+    "get_pool_options",
+    "get_pool_size",
     "get_storage_path",
     "json_codec",
+    "killall",
     "namespaces",
     "objects",
     "pickle_codec",
+    "pool_status",
+    "processes",
     "raw_codec",
     "set_namespace_codecs",
     "set_namespace_size",
     "set_namespace_synchronous",
+    "set_pool_options",
+    "set_pool_size",
+    "set_process_priority",
     "set_storage_path",
     "snapshot",
     "statistics",
+    "syslog",
     "transaction",
 ]
 

@@ -9,6 +9,7 @@ from ._core import object_ops
 from ._core.binding import Binding
 from ._core.codecs import Codec
 from ._core.doorbell import EVENT_ALL
+from ._core.namespace import Namespace
 from ._core.objects import Handle, check_attribute, is_persistent
 from ._core.registry import opened
 from ._core.waiting import AGAIN, deadline_of, refuse_wait
@@ -64,10 +65,13 @@ class Object(Handle):
             key = ("bind", declaration.store, declaration.namespace, declaration.create)
             namespace = await current_runtime().in_thread(key, self._namespace)
         if not self._look(namespace):
-            entry, created = await write(namespace, *self._creation())
+            entry, created = await self._create(namespace)
             if self._binding is None:
                 self._bind_to(namespace, entry, created)
         return self._bound()
+
+    async def _create(self, namespace: Namespace) -> Any:
+        return await write(namespace, *self._creation())
 
     def __getattr__(self, name: str) -> Any:
         # Only names that the instance and its class lack come here.

@@ -50,8 +50,11 @@ class Object(Handle):
     def _open(self) -> None:
         namespace = self._namespace()
         if not self._look(namespace):
-            entry, created = namespace.write(*self._creation())
+            entry, created = self._create(namespace)
             self._bind_to(namespace, entry, created)
+
+    def _create(self, namespace: Namespace) -> Any:
+        return namespace.write(*self._creation())
 
     @property
     def _home(self) -> Namespace:

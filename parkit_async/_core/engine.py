@@ -32,7 +32,13 @@ __all__ = [
     "Reader",
     "Transaction",
     "Usage",
+    "copy_settled",
+    "last_commit",
+    "library_version",
+    "reader_lines",
+    "settle_locks",
     "translate",
+    "verify_file",
 ]
 
 EngineError = lmdb.Error
@@ -156,12 +162,7 @@ class Engine:
 
     def readers(self) -> list[Reader]:
         """Return the lines of the reader table."""
-        lines = []
-        for line in self.environment.readers().splitlines()[1:]:
-            fields = line.split()
-            if len(fields) >= 3:
-                lines.append(Reader(int(fields[0]), int(fields[2]) if fields[2] != "-" else None))
-        return lines
+        return _reader_lines(self.environment)
 
     def check_readers(self) -> int:
         """Free the reader slots of processes that died. Return how many there were."""
@@ -220,12 +221,7 @@ def _check_complete(directory: Path, environment: Any) -> None:
     if missing <= 0:
         return
     # Pages that were freed in the very transaction that took them may never have been written, so only a full look tells.
-    from lmdb.verify import VerifyError, verify
-
-    try:
-        problems = verify(str(path))  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        problems = [str(error)]
+    problems = verify_file(path)
     if problems:
         raise StoragePathError(
             f"the data file {str(path)!r} is damaged or cut off ({missing} bytes are missing): {problems[0]}. Restore it from a backup; "
@@ -253,3 +249,80 @@ def put_many(transaction: Any, items: Iterable[tuple[bytes, bytes]]) -> None:
     cursor = transaction.cursor()
     cursor.putmulti(items)
     cursor.close()
+
+
+# What maintenance does to a namespace's files without being one of those that use it. The environments here are read-only, and closed at once.
+
+
+def verify_file(path: Path) -> list[str]:
+    """Return what LMDB's own verification finds wrong with a data file that nobody writes to; it never maps it, so it survives anything."""
+    from lmdb.verify import VerifyError, verify
+
+    try:
+        problems: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        problems = [str(error)]
+    return problems
+
+
+def copy_settled(directory: Path, target: Path) -> int:
+    """Write a compacted copy of a namespace's latest state into the folder ``target``.
+
+    Others may read and write meanwhile. This process must not have the namespace open.
+
+    Returns:
+        The number of the last commit before it began: if that is still the last one, the copy is of now.
+    """
+    environment = _glance(directory)
+    try:
+        number: int = environment.info()["last_txnid"]
+        environment.copy(str(target), compact=True)
+        return number
+    finally:
+        environment.close()
+
+
+def last_commit(directory: Path) -> int:
+    """Return the number of the last commit, without touching LMDB's locks. Nobody may be writing."""
+    environment = _glance(directory, lock=False)
+    try:
+        number: int = environment.info()["last_txnid"]
+        return number
+    finally:
+        environment.close()
+
+
+def settle_locks(directory: Path) -> None:
+    """Have LMDB make its lock file anew for the data file that is there now.
+
+    Only for who holds the lock by which LMDB's openers exclude each other: it then takes this process for the first of them, and lets in who waits.
+    """
+    _glance(directory).close()
+
+
+def reader_lines(directory: Path) -> list[Reader]:
+    """Return the lines of the reader table as they are, those of dead processes included. This process must not have the namespace open."""
+    environment = _glance(directory)
+    try:
+        return _reader_lines(environment)
+    finally:
+        environment.close()
+
+
+def library_version() -> str:
+    """Return the version of LMDB."""
+    return ".".join(map(str, lmdb.version()))
+
+
+def _glance(directory: Path, lock: bool = True) -> Any:
+    # No map_size: a read-only environment takes what the file needs.
+    return lmdb.open(str(directory), readonly=True, create=False, lock=lock, max_readers=MAX_READERS, lib_version=0)
+
+
+def _reader_lines(environment: Any) -> list[Reader]:
+    lines = []
+    for line in environment.readers().splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 3:
+            lines.append(Reader(int(fields[0]), int(fields[2]) if fields[2] != "-" else None))
+    return lines

@@ -8,6 +8,10 @@
       META       settings, next id      HEADER   the record below           DATA  its entries
       DIRECTORY  path → descriptor      ATTRIBUTE  name → value
       RETIRED    ranges to reclaim      DEAD       items set aside
+      PROCESSES  object id → name       RUN        state of a process
+      SUBMITTED  in order of start()    CALL       what it is to call
+      RUNNING    object id → worker     OUTCOME    what came of it
+      CONTEXT    digest → where from
 
 An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
 the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
@@ -27,24 +31,32 @@ __all__ = [
     "DEAD",
     "FORMAT_VERSION",
     "META_KEY",
+    "PROCESSES",
+    "RUNNING",
+    "SUBMITTED",
     "Entry",
     "Meta",
     "State",
     "attribute_prefix",
+    "call_key",
+    "context_key",
     "data_prefix",
     "dead_prefix",
     "directory_key",
     "directory_prefix",
     "header_key",
     "index_key",
+    "outcome_key",
     "prefix_end",
+    "process_key",
     "retired_prefix",
+    "run_key",
 ]
 
 FORMAT_VERSION: Final = 1
 
-_META, _DIRECTORY, _RETIRED = 0, 1, 2
-_HEADER, _ATTRIBUTE, DEAD, DATA = 0, 1, 2, 3
+_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT = 0, 1, 2, 3, 4, 5, 6
+_HEADER, _ATTRIBUTE, DEAD, DATA, _RUN, _CALL, _OUTCOME = 0, 1, 2, 3, 4, 5, 6
 
 _prefix = struct.Struct(">QB").pack
 _index = struct.Struct(">Q").pack
@@ -85,6 +97,39 @@ def directory_key(name: str) -> bytes:
 def retired_prefix() -> bytes:
     """Return what the keys of retired ranges begin with."""
     return _prefix(0, _RETIRED)
+
+
+PROCESSES: Final = _prefix(0, _PROCESSES)
+"""What the keys of the list of processes begin with; an object id follows."""
+SUBMITTED: Final = _prefix(0, _SUBMITTED)
+"""What the keys of the queue of submitted processes begin with; the number of the transaction and an object id follow."""
+RUNNING: Final = _prefix(0, _RUNNING)
+"""What the keys of the list of running processes begin with; an object id follows."""
+
+
+def process_key(prefix: bytes, *numbers: int) -> bytes:
+    """Return the key of a process in one of the lists."""
+    return prefix + b"".join(map(_index, numbers))
+
+
+def context_key(digest: bytes) -> bytes:
+    """Return the key of what is known of a program that submits processes."""
+    return _prefix(0, _CONTEXT) + digest
+
+
+def run_key(object_id: int) -> bytes:
+    """Return the key of a process's state."""
+    return _prefix(object_id, _RUN)
+
+
+def call_key(object_id: int) -> bytes:
+    """Return the key of what a process is to call."""
+    return _prefix(object_id, _CALL)
+
+
+def outcome_key(object_id: int) -> bytes:
+    """Return the key of a process's result or error."""
+    return _prefix(object_id, _OUTCOME)
 
 
 def index_key(prefix: bytes, index: int) -> bytes:

@@ -392,6 +392,10 @@ class Namespace:
                     return call(writing, *arguments)
                 except EngineError as error:
                     raise self.space.failed(error, "writing") from error
+        return self.write_apart(call, *arguments)
+
+    def write_apart(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call an operation in a transaction of its own, whatever the caller has open. Not in the namespace of the caller's own transaction."""
         result = self.try_write(call, arguments)
         if result is CONTENDED:
             result = self._write_in_line(Operation(call, arguments))

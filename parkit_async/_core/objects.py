@@ -21,7 +21,7 @@ from .registry import open_if_there, open_namespace
 from .settings import get_storage_path
 from .waiting import AGAIN
 
-__all__ = ["Declaration", "Handle", "check_attribute", "describe", "is_persistent", "type_name"]
+__all__ = ["Declaration", "Handle", "check_attribute", "describe", "is_persistent", "restored", "type_name"]
 
 _CODEC = "_codec"
 _LONGEST_NAME = 256
@@ -296,6 +296,10 @@ def _restore(cls: type[Handle], path: str, uuid: str | None, store: str) -> Hand
     namespace, name = paths.split(path)
     handle._set("_declaration", Declaration(store, namespace, name, uuid is None, True, True, cls.codec, 0, {}, uuid))
     return handle
+
+
+restored = _restore
+"""For the worker, which makes a handle of what it has claimed."""
 
 
 def _is_shipped(codec: Codec) -> bool:

@@ -36,7 +36,9 @@ from .errors import StoragePathError
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "POOL_NAMESPACE",
     "SOCKETS",
+    "SYSLOG_NAMESPACE",
     "check_namespace",
     "join",
     "list_namespaces",
@@ -50,6 +52,11 @@ __all__ = [
 DEFAULT_NAMESPACE: Final = "default"
 SOCKETS: Final = "sockets"
 """Name of the folder in a store that holds its sockets; no namespace's folder has that name, for want of a hash."""
+
+POOL_NAMESPACE: Final = "__process__"
+"""Holds what the pool's parties tell each other; see ``pool_state``."""
+SYSLOG_NAMESPACE: Final = "__syslog__"
+"""Holds the log of the whole store."""
 
 _SEGMENT_LIMIT: Final = 128  # characters
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and surrogates, which no file can hold

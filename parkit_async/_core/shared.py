@@ -38,7 +38,9 @@ from . import fork
 from .errors import ParkitError, StoragePathError
 
 __all__ = [
+    "ONE_OF",
     "SLOTS",
+    "SUPERVISOR",
     "WORD_ATTEMPTED",
     "WORD_ATTEMPTS",
     "WORD_FORMAT",
@@ -78,6 +80,12 @@ WORD_FREE: Final = 10
 """The first of 32 words that nobody uses yet."""
 
 SLOTS: Final = 4096
+
+ONE_OF: Final = (1 << 63) - 1
+"""Registered instead of an object's id by those of whom one is enough: the idle workers of the pool."""
+
+SUPERVISOR: Final = (1 << 63) - 2
+"""Registered instead of an object's id by the pool's supervisor, who is told of signals that are asked for."""
 
 _PAGE = 4096
 _COMMITS = 4096
@@ -317,7 +325,8 @@ class SharedTable:
         """Find who waits for what a commit did. To be called after the commit.
 
         Args:
-            events: The mask of what happened, by object id.
+            events: The mask of what happened, by object id. Of those registered for :data:`ONE_OF` only one is found, which was not found
+                before: it passes on what is left.
 
         Returns:
             Pairs of slot and address. A registration that changes meanwhile may appear with half of its old record; the wake is a hint.
@@ -329,10 +338,15 @@ class SharedTable:
         if events.keys().isdisjoint(oids):
             return []
         found = []
+        chosen = False
         for slot, oid in enumerate(oids):
             if oid in events and self._occupancy[slot]:
                 at = slot * _RECORD_WORDS
                 if self._slots[at + 2] & events[oid]:
+                    if oid == ONE_OF:
+                        if chosen or self._slots[at + 3]:
+                            continue
+                        chosen = True
                     self._slots[at + 3] = 1
                     found.append((slot, self._slots[at + 1]))
         return found

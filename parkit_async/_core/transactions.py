@@ -139,6 +139,7 @@ class Writing(Reading):
         after_commit: Called right after the commit, while the gate is still held.
         token: What holds the turn on its behalf; None is the transaction itself.
         events: What happened to which object, once committed.
+        announced: What else the doorbells shall tell then, of what is no object: see :data:`.shared.ONE_OF`.
         room: Bytes that may still be written before it must be found out how full the namespace is.
         replace: ``replace`` of a cursor that is kept, where many entries may be stored: a third faster than the transaction's own.
         recording: Set where the commit happens in another thread.
@@ -154,6 +155,7 @@ class Writing(Reading):
     token: object = None
     replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
+    announced: dict[int, int] | None = None
     after_commit: Callable[[], None] | None = None
     _live: dict[int, WeakBag[Any]] | None = None
     _savepoints: list[_Savepoint] | None = None
@@ -289,7 +291,7 @@ class Writing(Reading):
 
     def write_headers(self) -> None:
         """Write the headers of the objects that changed, and note what happened to which, for the doorbells; a step of the commit."""
-        events = self.events = {}
+        events = self.events = {} if self.announced is None else dict(self.announced)
         put = self.transaction.put
         for object_id, state in self.states.items():
             event = state.changed | state.settled

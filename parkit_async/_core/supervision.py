@@ -1,0 +1,196 @@
+"""There is one supervisor for a store, and it is there when it is needed.
+
+Who supervises holds the record lock on the file ``supervisor`` in the store. The kernel drops it however the holder ends, and tells everybody else
+who it is, without anybody trying to take it (``F_GETLK``), so asking costs a microsecond and disturbs nobody.
+
+A record lock goes when its process closes *any* descriptor of the file. So in the supervisor nobody but :class:`SupervisorLock` opens it, and asking
+there answers from memory.
+
+Starting: whoever finds no supervisor locks the file ``starting``, starts the service, and leaves the lock to it, which drops it when it holds the
+other one. So a hundred programs that start processes at one moment start one service.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from . import fork, pool_state
+from .errors import StoragePathError
+
+__all__ = ["SupervisorLock", "begin_starting", "command", "ensure", "running_supervisor"]
+
+_LOCK: Final = "supervisor"
+_STARTING: Final = "starting"
+_LOG: Final = "supervisor.log"
+_ROOT: Final = str(Path(__file__).resolve().parent.parent.parent)
+
+# struct flock, in the machine's layout: type and whence come first on Linux, last on macOS.
+_LINUX: Final = sys.platform.startswith("linux")
+_flock = struct.Struct("@hhqqi4x" if _LINUX else "@qqihh")
+
+_held: dict[str, SupervisorLock] = {}
+
+
+class SupervisorLock:
+    """What makes a process the supervisor of a store.
+
+    Args:
+        store: Path of the store, which exists.
+    """
+
+    def __init__(self, store: str) -> None:
+        self._store = os.path.realpath(store)
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        """Become the supervisor; return False if there is another one. Never waits."""
+        if self._store in _held:
+            return False
+        descriptor = _open(os.path.join(self._store, _LOCK))
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        self._descriptor = descriptor
+        _held[self._store] = self
+        return True
+
+    def release(self) -> None:
+        """Stop being the supervisor. Idempotent."""
+        if self._descriptor >= 0:
+            _held.pop(self._store, None)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Inquiry:
+    """A descriptor to ask by, kept open for each store."""
+
+    def __init__(self, store: str) -> None:
+        self.real = os.path.realpath(store)
+        self.descriptor = _open(os.path.join(self.real, _LOCK))
+
+
+_inquiries: dict[str, _Inquiry] = {}
+
+
+def running_supervisor(store: str) -> int | None:
+    """Return the process id of the supervisor of a store, which exists; None if there is none. Never waits; any thread may call it."""
+    if _held and os.path.realpath(store) in _held:
+        return os.getpid()
+    inquiry = _inquiries.get(store)
+    if inquiry is None:
+        inquiry = _inquiries[store] = _Inquiry(store)
+    try:
+        answer = fcntl.fcntl(inquiry.descriptor, fcntl.F_GETLK, _question())
+    except OSError:  # somebody's target has closed every descriptor
+        inquiry = _inquiries[store] = _Inquiry(store)
+        answer = fcntl.fcntl(inquiry.descriptor, fcntl.F_GETLK, _question())
+    if _LINUX:
+        kind, _, _, _, pid = _flock.unpack(answer)
+    else:
+        _, _, pid, kind, _ = _flock.unpack(answer)
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+def _question() -> bytes:
+    if _LINUX:
+        return _flock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return _flock.pack(0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+
+
+def ensure(store: str, *, restart: bool) -> None:
+    """See that the store has a supervisor, or soon will: start the service if it has none. Blocks for some milliseconds when it does that.
+
+    Args:
+        store: Path of the store, which exists.
+        restart: Also when the pool was stopped with killall().
+
+    Raises:
+        StoragePathError: The service cannot be started.
+    """
+    if running_supervisor(store) is not None:
+        return
+    pool = pool_state.shelf(store, pool_state.POOL)
+    if pool_state.get(pool, "stopped"):
+        if not restart:
+            return
+        pool_state.change(pool, {"stopped": False})
+    launch(store)
+
+
+def launch(store: str) -> bool:
+    """Start the service, detached from this process: it goes on when this one ends. Return False if somebody is starting it already."""
+    starting = begin_starting(store)
+    if starting is None:
+        return False
+    try:
+        if running_supervisor(store) is not None:
+            return False
+        with open(_open(os.path.join(store, _LOG), os.O_APPEND), "ab") as log:
+            # A shell in between: the service's parent is then nobody who would have to wait for it.
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *command("service", "--store", store, "--starting", str(starting))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                pass_fds=(starting,),
+                start_new_session=True,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StoragePathError(f"the pool's supervisor cannot be started: {error}; see that {sys.executable!r} and /bin/sh can be run") from error
+    finally:
+        os.close(starting)
+    return True
+
+
+def begin_starting(store: str) -> int | None:
+    """Return a descriptor with the lock of who starts the service, or None if somebody has it."""
+    descriptor = _open(os.path.join(store, _STARTING))
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of parkit's own programs with this interpreter, wherever parkit was imported from.
+
+    The working folder is not searched for modules (``-P``), and parkit's own folder last, so that neither hides anything.
+    """
+    code = f"import sys; sys.path.append({_ROOT!r}); from parkit_async.{module} import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-P", "-c", code, *arguments]
+
+
+def _open(path: str, flags: int = 0) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    except OSError as error:
+        raise StoragePathError(f"{path!r} cannot be opened: {error.strerror}; see that the store belongs to this user and has space") from error
+
+
+class _ForkHook:
+    def forked(self) -> None:
+        # Record locks are not inherited, and what a child forgets here it does not close: that would drop nothing of the parent's.
+        _held.clear()
+
+
+_hook: Any = _ForkHook()
+fork.on_fork(_hook)

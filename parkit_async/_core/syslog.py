@@ -1,0 +1,113 @@
+"""The log of a whole store: what its supervisor, its workers and whoever wishes have to say, as records in one Log.
+
+It is kept in a hidden namespace of its own, without fsyncs, so that logging waits for no disk; a power loss may cost the last records. When that
+namespace is full the log is cleared, and says so in its first record.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from . import administration, log_ops, object_ops
+from .binding import Binding
+from .errors import NamespaceFullError
+from .namespace import Namespace
+from .objects import Declaration
+from .paths import SYSLOG_NAMESPACE
+from .registry import open_namespace, opened
+from .settings import get_storage_path
+from .transactions import Writing
+
+__all__ = ["NAME", "SIZE", "SyslogHandler", "declaration", "open_syslog", "opened_syslog"]
+
+NAME: Final = "syslog"
+SIZE: Final = 64 << 20
+"""Bytes that the log may take."""
+
+
+_bindings: WeakKeyDictionary[Namespace, Binding] = WeakKeyDictionary()
+
+
+def opened_syslog(store: str) -> Binding | None:
+    """Return the log of a store if this process has it open already. Never waits."""
+    namespace = opened(SYSLOG_NAMESPACE, store)
+    return None if namespace is None or namespace.closed else _bindings.get(namespace)
+
+
+def open_syslog(store: str) -> Binding:
+    """Return the log of a store, created if there is none. May wait for the disk."""
+    namespace = open_namespace(SYSLOG_NAMESPACE, store)
+    binding = _bindings.get(namespace)
+    if binding is None:
+        entry = namespace.read(object_ops.find, NAME)
+        if entry is None:
+            namespace.write_apart(administration.set_size, SIZE)
+            namespace.write_apart(administration.set_synchronous, "off")
+            entry, _ = namespace.write_apart(object_ops.create, NAME, "parkit.Log", True, None, 0, {})
+        binding = _bindings[namespace] = Binding(namespace, NAME, entry, None)
+    return binding
+
+
+def declaration(store: str) -> Declaration:
+    """Return what a handle of the log is made with."""
+    return Declaration(store, SYSLOG_NAMESPACE, NAME, True, True, True, None, 0, {}, None)
+
+
+class SyslogHandler(logging.Handler):
+    """A logging handler that appends each record to the log of the store: ``logging.getLogger().addHandler(SyslogHandler())``.
+
+    A record becomes a dict of ``time`` (seconds since 1970), ``level`` (a name), ``logger``, ``message`` (the traceback included), ``pid``, and
+    ``process`` (the path of the process that it belongs to, or None). Emitting is a short transaction of its own, whatever is open: records of a
+    transaction that is rolled back stay. It never waits for the disk, but for whoever else is logging; an event loop that wants to avoid that puts a
+    ``logging.handlers.QueueHandler`` in between.
+
+    Args:
+        level: As of ``logging.Handler``.
+        store: Path of the store; by default the one that the program uses at the time.
+    """
+
+    def __init__(self, level: int | str = logging.NOTSET, store: str | None = None) -> None:
+        super().__init__(level)
+        self._store = store
+        self.process: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a record. An error is handled as logging handles it, and does not reach whoever logs."""
+        try:
+            binding = open_syslog(self._store or get_storage_path())
+            frame = binding.encode(self._entry(record))
+            try:
+                binding.namespace.write_apart(log_ops.append, binding, frame)
+            except NamespaceFullError:
+                binding.namespace.write_apart(_begin_anew, binding, binding.encode(_cleared()), frame)
+        except Exception:
+            self.handleError(record)
+
+    def _entry(self, record: logging.LogRecord) -> dict[str, Any]:
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[0] is not None:
+            message += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        return {
+            "time": record.created,
+            "level": record.levelname,
+            "logger": record.name,
+            "message": message,
+            "pid": os.getpid(),
+            "process": self.process,
+        }
+
+
+def _begin_anew(writing: Writing, binding: Binding, *frames: bytes) -> None:
+    log_ops.clear(writing, binding)
+    for frame in frames:
+        log_ops.append(writing, binding, frame)
+
+
+def _cleared() -> dict[str, Any]:
+    message = f"the log had reached its {SIZE:,} bytes and was cleared"
+    return {"time": time.time(), "level": "WARNING", "logger": "parkit.syslog", "message": message, "pid": os.getpid(), "process": None}

@@ -1,0 +1,143 @@
+"""The supervisor as a service: a program of its own that hosts the actor on an event loop, detached or in the foreground.
+
+Signals: SIGTERM and SIGINT drain (no process is claimed any more, those that run have some seconds to finish), a second one ends at once; SIGHUP
+rereads the settings. Where systemd asks for it (``Type=notify``, ``WatchdogSec=``) it is told READY, STOPPING and WATCHDOG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+
+from ._core import pool_state, supervision
+from ._core.errors import ParkitError
+from ._core.paths import open_store
+from ._core.pool import Drain, End
+from ._core.settings import get_storage_path
+from ._core.syslog import SyslogHandler
+from .supervisor import Notice, Supervisor
+
+__all__ = ["main", "notify", "run_foreground"]
+
+_log = logging.getLogger("parkit.supervisor")
+
+
+def run_foreground(store: str | None = None) -> int:
+    """Be the supervisor of a store until told to stop; for a terminal, a service manager or a container. Return the exit code.
+
+    Args:
+        store: Path of the store; by default that of the process. It is created if it does not exist.
+    """
+    path = str(open_store(store or get_storage_path()))
+    lock = supervision.SupervisorLock(path)
+    if not lock.acquire():
+        pid = supervision.running_supervisor(path)
+        print(
+            f"process {pid} supervises {path} already; stop it with `parkit pool stop`, or leave the pool to it",
+            file=sys.stderr,
+        )
+        return 1
+    pool_state.change(pool_state.shelf(path, pool_state.POOL), {"stopped": False})
+    return _serve(path, lock, respawn=False)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the detached service; started by whoever starts a process and finds no supervisor."""
+    parser = argparse.ArgumentParser(prog="parkit service")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--starting", type=int, default=-1)
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # a shell ignores them in what it runs in the background
+    lock = supervision.SupervisorLock(options.store)
+    try:
+        if not lock.acquire():
+            return 0
+    finally:
+        if options.starting >= 0:
+            with contextlib.suppress(OSError):
+                os.close(options.starting)
+    return _serve(options.store, lock, respawn=True)
+
+
+def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
+    os.environ["PARKIT_STORAGE_PATH"] = store
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.addHandler(SyslogHandler(store=store))
+    try:
+        with asyncio.Runner(loop_factory=_new_loop()) as runner:
+            runner.run(_supervise(store, respawn))
+        return 0
+    except ParkitError as error:
+        _log.error("%s", error)
+        return 1
+    except ValueError as error:  # a setting in the environment
+        _log.error("%s", error)
+        return 2
+    finally:
+        lock.release()
+
+
+async def _supervise(store: str, respawn: bool) -> None:
+    loop = asyncio.get_running_loop()
+    supervisor = Supervisor(store, respawn=respawn)
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        notify("STOPPING=1")
+        supervisor.tell(Drain() if asked == 1 else End())
+
+    await supervisor.begin()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.tell, Notice())
+    _log.info("process %s supervises %s", os.getpid(), store)
+    notify("READY=1")
+    watchdog = asyncio.ensure_future(_watchdog())
+    try:
+        await supervisor.over.wait()
+    finally:
+        watchdog.cancel()
+        await supervisor.stop()
+    _log.info("the pool of %s has ended", store)
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop goes round, twice as often as it asks for; do nothing if it does not."""
+    microseconds = os.environ.get("WATCHDOG_USEC")
+    if microseconds and os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()):
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(int(microseconds) / 2_000_000)
+
+
+def notify(state: str) -> None:
+    """Tell systemd something, if it asked to be told (sd_notify(3)). Never fails."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(state.encode(), address)
+
+
+def _new_loop() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    loop: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return loop
