@@ -126,8 +126,10 @@ def killall(timeout: float | None = None) -> None:
 
 
 def pool_status() -> dict[str, Any]:
-    """Return what there is of the pool: ``running`` (whether it has a supervisor), the supervisor's ``pid``, its ``epoch``, the ``size``,
-    and ``workers``: for each ``id``, ``pid``, ``state`` (idle, busy, retiring) and the path of the ``process`` that it runs, with the time ``started``.
+    """Return what there is of the pool.
+
+    ``running`` tells whether it has a supervisor, whose ``pid`` and ``epoch`` are there; ``size`` how many workers there shall be; ``workers`` who they
+    are: for each ``id``, ``pid``, ``state`` (idle, busy, retiring), and the path of the ``process`` that it runs with the time ``started``.
     """
     return pool_control.status()
 

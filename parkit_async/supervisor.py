@@ -394,7 +394,11 @@ class Supervisor(Actor[Message]):
         employee = self._staff.get(worker)
         if employee is not None:
             # Its status is only looked at: until it is reaped, its group cannot become another's.
-            exitcode = _exit_code(employee.identity.pid) if employee.child else None
+            exitcode = None
+            if employee.child:
+                exitcode = _exit_code(employee.identity.pid)
+                if exitcode is None:
+                    exitcode = employee.watch.reap()  # where a status cannot be looked at
             await self._handle(self._looked())
             await self._handle(Died(worker, exitcode))
 

@@ -22,11 +22,13 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the C functions themselves: the standard module's, which make enums, cost ten times as much
 import argparse
 import contextlib
 import faulthandler
 import gc
 import inspect
+import json
 import logging
 import os
 import select
@@ -68,7 +70,7 @@ _ADOPTION: Final = 15.0
 _REFUSED: Final = object()
 _LEAVE: Final = object()
 
-_RESTORED_SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
+_RESTORED_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
 
 _log = logging.getLogger("parkit.worker")
 
@@ -99,9 +101,11 @@ class Worker:
         self._options = PoolOptions()
         self._capture = Capture(store)
         self._bell: Bell = thread_bell(self._crew.namespace.sockets)
-        self._needed: list[tuple[int, int, int]] = []
+        self._bell_inode = os.fstat(self._bell.fileno()).st_ino
         self._resumed = False
+        self._interruptible = False
         self._context: bytes | None = None
+        self._program: dict[str, Any] = {}
         self._sources: dict[str, int] = {}
         self._modules = len(sys.modules)
         self._known_modules = set(sys.modules)
@@ -146,7 +150,7 @@ class Worker:
     def _prepare(self) -> None:
         prepare_streams()
         faulthandler.enable(file=2)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, self._interrupted)
         self._notice_crew()
         self._options = PoolOptions(**(pool_state.get(self._crew, "options") or {}))
         root = logging.getLogger()
@@ -156,12 +160,17 @@ class Worker:
         root.addHandler(handler)
         root.addHandler(self._syslog)
         threading.Thread(target=self._watch_supervisor, name="parkit supervisor watch", daemon=True).start()
-        self._handlers = {number: signal.getsignal(number) for name in _RESTORED_SIGNALS if (number := getattr(signal, name, None)) is not None}
-        self._environment = dict(os.environ)
+        self._handlers = {int(number): _signal.getsignal(number) for name in _RESTORED_SIGNALS if (number := getattr(signal, name, None)) is not None}
+        self._environment = dict(_environment())
         self._threads = threading.active_count()
         self._memory = _resident()
         gc.collect()
         gc.freeze()
+
+    def _interrupted(self, number: int, frame: Any) -> None:
+        """What SIGINT does: interrupt the target, as in any Python program; nothing else."""
+        if self._interruptible:
+            raise KeyboardInterrupt
 
     # Taking.
 
@@ -233,7 +242,6 @@ class Worker:
                 namespace = open_if_there(name, self.store)
                 if namespace is not None:
                     self._namespaces.append(namespace)
-        self._needed = _descriptors()
 
     # Being replaced.
 
@@ -256,13 +264,13 @@ class Worker:
     def _run(self, claim: Claim) -> Claim | None:
         """Run a process, store what came of it, and return the next one if it could be taken along."""
         if self._context is None:
-            self._context = claim.context
-            anew = not self._resumed and claim.program.get("executable", sys.executable) != sys.executable
+            self._context, self._program = claim.context, json.loads(claim.program)
+            anew = not self._resumed and self._program["executable"] != sys.executable
         else:
             anew = claim.context != self._context or self._is_outdated()
         if anew:
             self._begin_anew(claim)
-        program.enter(claim.program)
+        program.enter(self._program)
         namespace = self._home
         path = process_path(namespace, claim)
         self._syslog.process = path
@@ -272,6 +280,7 @@ class Worker:
             _log.exception("the output of process %s cannot be kept", path)
         try:
             status, exitcode, frame = self._call(namespace, claim, path)
+            self._outlive_threads()
         finally:
             self._put_back()
         self._runs += 1
@@ -287,10 +296,9 @@ class Worker:
     def _call(self, namespace: Namespace, claim: Claim, path: str) -> tuple[str, int, bytes]:
         """Call what there is to call. Return status, exit code, and the frame of the result or error."""
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._interruptible = True
             handle = self._handle(namespace, claim, path)
             result = _invoke(handle)
-            self._outlive_threads()
             try:
                 frame = codecs.encode(result)
             except Exception as error:
@@ -339,30 +347,31 @@ class Worker:
         """Undo what a target may have changed of the process that it ran in."""
         if not self._is_intact():
             os._exit(BROKEN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._interruptible = False
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._capture.end()
         self._syslog.process = None
-        if os.environ != self._environment:
+        if _environment() != self._environment:
             os.environ.clear()
-            os.environ.update(self._environment)
+            os.environb.update(self._environment)
         for context in ownership.contexts.pop(ownership.thread_owner(), []):
             # The target has left a transaction open, which would be everybody's from now on.
             if isinstance(context, Writing):
                 context.namespace.finish(context)
             else:
                 context.end()
-        if self._threads_left() or _has_children():
-            self._spent = True
         self._note_modules()
 
     def _is_intact(self) -> bool:
-        """Return whether the descriptors that this worker needs are still what they were: LMDB would write into whatever has their numbers now."""
+        """Return whether the descriptors that this worker needs are still what they were: LMDB would write into whatever has their numbers now.
+
+        Its bell stands for all: what closes others' descriptors closes every one in a range.
+        """
         try:
-            return all(_described(descriptor) == (descriptor, device, inode) for descriptor, device, inode in self._needed)
+            return os.fstat(self._bell.fileno()).st_ino == self._bell_inode
         except OSError:
             return False
 
@@ -418,7 +427,7 @@ class Worker:
 
     def _begin_anew(self, claim: Claim) -> None:
         """Become a fresh interpreter that goes on with ``claim``. Does not return."""
-        executable = claim.program.get("executable") or sys.executable
+        executable = json.loads(claim.program)["executable"]
         self._capture.close()
         close_all()
         command = supervision.command("worker", *self._arguments)
@@ -496,6 +505,12 @@ def _invoke(handle: Any) -> Any:
         return runner.run(main())
 
 
+def _environment() -> dict[bytes, bytes]:
+    """Return the environment as the interpreter keeps it; comparing ``os.environ`` itself decodes every entry, and costs as much as a commit."""
+    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    return found
+
+
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
@@ -542,22 +557,6 @@ def _resident() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().rss)
-
-
-def _descriptors() -> list[tuple[int, int, int]]:
-    """Return the open descriptors but those of the standard streams, with what they refer to."""
-    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    found = []
-    for name in os.listdir(folder):
-        if int(name) > 2:
-            with contextlib.suppress(OSError):  # that of the listing itself
-                found.append(_described(int(name)))
-    return found
-
-
-def _described(descriptor: int) -> tuple[int, int, int]:
-    status = os.fstat(descriptor)
-    return descriptor, status.st_dev, status.st_ino
 
 
 def _installed() -> tuple[str, ...]:

@@ -61,7 +61,12 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._declare_process(path, create, bind, versioned, target, args, kwargs)
-        self._open()
+        if path is not None:
+            self._open()
+        else:
+            # A name made up just now is nobody's yet.
+            namespace = self._namespace()
+            self._bind_to(namespace, *self._create(namespace))
 
     def _create(self, namespace: Namespace) -> Any:
         self._check_namespace(namespace)

@@ -5,13 +5,14 @@
     object id (8 bytes, big endian) · space (1 byte) · key
 
     id 0, the namespace itself        id n, an object                     id r, a range
-      META       settings, next id      HEADER   the record below           DATA  its entries
+      META       settings               HEADER   the record below           DATA  its entries
       DIRECTORY  path → descriptor      ATTRIBUTE  name → value
       RETIRED    ranges to reclaim      DEAD       items set aside
       PROCESSES  object id → name       RUN        state of a process
       SUBMITTED  in order of start()    CALL       what it is to call
       RUNNING    object id → worker     OUTCOME    what came of it
       CONTEXT    digest → where from
+      NEXT       the next free id
 
 An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
 the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
@@ -31,6 +32,7 @@ __all__ = [
     "DEAD",
     "FORMAT_VERSION",
     "META_KEY",
+    "NEXT_KEY",
     "PROCESSES",
     "RUNNING",
     "SUBMITTED",
@@ -55,13 +57,15 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 
-_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT = 0, 1, 2, 3, 4, 5, 6
+_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT, _NEXT = 0, 1, 2, 3, 4, 5, 6, 7
 _HEADER, _ATTRIBUTE, DEAD, DATA, _RUN, _CALL, _OUTCOME = 0, 1, 2, 3, 4, 5, 6
 
 _prefix = struct.Struct(">QB").pack
 _index = struct.Struct(">Q").pack
 
 META_KEY: Final = _prefix(0, _META)
+NEXT_KEY: Final = _prefix(0, _NEXT)
+"""Key of the next free id, 8 bytes big endian; missing where nothing was made yet."""
 
 
 def header_key(object_id: int) -> bytes:
@@ -145,25 +149,24 @@ def prefix_end(prefix: bytes) -> bytes:
 class Meta:
     """The namespace's own record."""
 
-    __slots__ = ("codecs", "format", "level", "next_id", "size")
+    __slots__ = ("codecs", "format", "level", "size")
 
-    def __init__(self, level: str, size: int, next_id: int = 1, codecs: list[str] | None = None, version: int = FORMAT_VERSION) -> None:
+    def __init__(self, level: str, size: int, codecs: list[str] | None = None, version: int = FORMAT_VERSION) -> None:
         self.format = version
         self.level = level
         self.size = size
-        self.next_id = next_id
         self.codecs = codecs
 
     def pack(self) -> bytes:
         """Return the record's bytes."""
-        return json.dumps({"parkit": self.format, "level": self.level, "size": self.size, "next_id": self.next_id, "codecs": self.codecs}).encode()
+        return json.dumps({"parkit": self.format, "level": self.level, "size": self.size, "codecs": self.codecs}).encode()
 
     @classmethod
     def unpack(cls, raw: bytes) -> Meta:
         """Read a record; raise ValueError if it is none."""
         try:
             fields = json.loads(raw)
-            return cls(fields["level"], int(fields["size"]), int(fields["next_id"]), fields["codecs"], int(fields["parkit"]))
+            return cls(fields["level"], int(fields["size"]), fields["codecs"], int(fields["parkit"]))
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError("not the record of a parkit namespace") from error
 

@@ -98,8 +98,10 @@ def output_path(store: StorePath, uuid: str) -> str:
 def prepare_streams() -> None:
     """Make ``sys.stdout`` and ``sys.stderr`` pass on each line as it comes, in UTF-8, and never fail for a character; likewise C's ``stdout``.
 
-    To be called once, when a worker starts: C's buffer can only be set before it is used.
+    To be called once, as a worker starts: C's buffer can only be set before it is used, and where 0, 1 or 2 are closed the null device takes their
+    place, before a file does.
     """
+    _fill_standard()
     for number, name in enumerate(_STREAMS, 1):
         try:
             # The constructor's default, write_through=False, leaves a line in one write. Under python -u it stays as it is.
@@ -151,6 +153,9 @@ class Capture:
         except StoragePathError:
             self._path = None
             raise
+        for name, own in zip(_STREAMS, self._streams, strict=True):
+            if getattr(sys, name, None) is not own:  # an end() was interrupted
+                setattr(sys, name, own)
 
     def end(self) -> None:
         """Write out what is still in buffers, put back what the target replaced, and point 1 and 2 where they were before. Idempotent.
@@ -163,7 +168,13 @@ class Capture:
             return
         self._path = None
         try:
-            self._settle_c(path)
+            closed = [number for number in (1, 2) if not _is_open(number)]
+            if closed:  # by the target; what the buffers hold is still to be written
+                with suppress(OSError, StoragePathError):
+                    _point(_create(path), *closed)
+            if self._c_stdout is not None:
+                library, stream = self._c_stdout
+                library.fflush(stream)
             for number, name in enumerate(_STREAMS, 1):
                 self._settle(number, name, path)
         finally:
@@ -201,15 +212,15 @@ class Capture:
         own = self._streams[number - 1]
         current = getattr(sys, name, None)
         if current is not own:
+            setattr(sys, name, own)
             try:
                 current.flush()  # type: ignore[union-attr]
             except Exception:  # None, closed, or anything else: it is the target's
                 pass
-            # With its last reference it goes, and takes its descriptor along if it owns it, which may be 1 or 2. So this comes first.
-            setattr(sys, name, own)
+            # With its last reference it goes, and takes its descriptor along if it owns it, which may be 1 or 2. So this comes before our own.
             del current
-        # A flush fails if the target closed the descriptor, or the disk is full. What cannot be written must not stay in the buffer either, where the
-        # next run would find it.
+        # A flush fails if the descriptor went with the target's stream, or the disk is full. What cannot be written must not stay in the buffer
+        # either, where the next run would find it.
         for reopen in (None, lambda: _create(path), _null):
             try:
                 if own.closed:  # fails if the target took the buffer out of it
@@ -222,18 +233,9 @@ class Capture:
                 return
             except Exception:
                 pass
+        _point(_null(), number)
         self._streams[number - 1] = _new_stream(number)
         _put_stream(name, self._streams[number - 1])
-
-    def _settle_c(self, path: str) -> None:
-        """Write out what C's ``stdout`` holds: the part of a line."""
-        if self._c_stdout is None:
-            return
-        library, stream = self._c_stdout
-        if library.fflush(stream):
-            with suppress(OSError, StoragePathError):
-                _point(_create(path), 1)
-                library.fflush(stream)
 
     def _turn_back(self) -> None:
         for number, descriptor in enumerate(self._originals, 1):
@@ -257,13 +259,17 @@ def _point(descriptor: int, *numbers: int) -> None:
 
 
 def _above_standard(descriptor: int) -> int:
-    """Move a descriptor that got the number of a closed standard one, and put the null device on all that are closed."""
+    """Move a descriptor that got the number of a standard one, as that was closed, and have the null device there."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(descriptor)
+    _fill_standard()
+    return moved
+
+
+def _fill_standard() -> None:
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(null, True)
     os.close(null)
-    return moved
 
 
 if sys.platform == "linux":
@@ -297,11 +303,17 @@ def _null() -> int:
     return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
+def _is_open(number: int) -> bool:
+    try:
+        fcntl.fcntl(number, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
 def _keep(number: int) -> int:
     """Return a duplicate of a descriptor, with a high number and closed on exec; of the null device, if it is closed."""
-    try:
-        os.fstat(number)
-    except OSError:
+    if not _is_open(number):
         _point(_null(), number)
     try:
         return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _HIGH)
@@ -557,10 +569,12 @@ class Follower:
         return [line for portion in self.rest() for line in portion]
 
     def rest(self) -> Iterator[list[str]]:
-        """Do what :meth:`finish` does by portions. What is written meanwhile is left out."""
+        """Do what :meth:`finish` does by portions. Ends although somebody goes on writing."""
         end = self._output.size()
-        while self._place < end and (lines := self.take()):
+        while lines := self.take():
             yield lines
+            if self._place >= end:
+                break
         if not self._over and self._partial:
             yield [_decode(b"".join(self._partial))]
         self._over = True

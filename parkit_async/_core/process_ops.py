@@ -20,7 +20,6 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 import struct
 import time
 from collections.abc import Collection, Iterator
@@ -162,7 +161,7 @@ class Claim(NamedTuple):
         name: In the namespace.
         call: The frame of what to call.
         context: Digest of the submitting program's context.
-        program: That context; see ``program``.
+        program: That context; JSON, see ``program``.
     """
 
     process: Found
@@ -170,7 +169,7 @@ class Claim(NamedTuple):
     name: str
     call: bytes
     context: bytes
-    program: dict[str, Any]
+    program: bytes
 
 
 class Found:
@@ -397,7 +396,8 @@ def _claim_of(reading: Reading, process: Found, uuid: str, name: str, run: Run) 
     call = reading.transaction.get(call_key(process.object_id))
     program = reading.transaction.get(context_key(run.context))
     assert call is not None
-    return Claim(process, uuid, name, bytes(call), run.context, {} if program is None else json.loads(bytes(program)))
+    assert program is not None
+    return Claim(process, uuid, name, bytes(call), run.context, bytes(program))
 
 
 def finish(writing: Writing, process: Identity, worker: str, status: str, exitcode: int, frame: bytes | None) -> Run | None:

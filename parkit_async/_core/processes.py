@@ -137,7 +137,8 @@ class ProcessHandle(Handle):
         if run.status == FAILED and frame is not None:
             return failures.restore(binding.decode(frame, "error"))
         if run.status == CRASHED:
-            return ProcessCrashedError(self.path, run.exitcode, output.output_path(binding.namespace.store, binding.entry.uuid))
+            exitcode = None if run.exitcode == UNKNOWN_EXIT else run.exitcode
+            return ProcessCrashedError(self.path, exitcode, output.output_path(binding.namespace.store, binding.entry.uuid))
         return None
 
     @property

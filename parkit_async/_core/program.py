@@ -35,12 +35,9 @@ def _describe(executable: str, folder: str, path: tuple[str, ...]) -> tuple[byte
 
 def enter(description: dict[str, Any]) -> None:
     """Make this process search modules as a program does, and work in its folder, if that is still there."""
-    search = description.get("path")
-    if search is not None and sys.path != search:
-        sys.path[:] = search
-    folder = description.get("folder")
-    if folder is not None:
-        try:
-            os.chdir(folder)
-        except OSError:
-            os.chdir("/")
+    if sys.path != description["path"]:
+        sys.path[:] = description["path"]
+    try:
+        os.chdir(description["folder"])
+    except OSError:
+        os.chdir("/")

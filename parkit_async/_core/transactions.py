@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from . import fork
 from .engine import EngineError, put_many, translate
 from .errors import ObjectNotFoundError, TransactionError
-from .layout import FLAG_UNVERSIONED, META_KEY, Meta, State
+from .layout import FLAG_UNVERSIONED, NEXT_KEY, State
 from .weakbag import WeakBag
 
 if TYPE_CHECKING:
@@ -216,10 +216,9 @@ class Writing(Reading):
 
     def new_id(self, count: int = 1) -> int:
         """Return the first of ``count`` ids that were never used before."""
-        meta = Meta.unpack(self.transaction.get(META_KEY))
-        first = meta.next_id
-        meta.next_id += count
-        self.transaction.put(META_KEY, meta.pack())
+        raw = self.transaction.get(NEXT_KEY)
+        first = 1 if raw is None else int.from_bytes(raw, "big")
+        self.transaction.put(NEXT_KEY, (first + count).to_bytes(8, "big"))
         return first
 
     def watch(self, object_id: int, iterator: Detachable) -> None:

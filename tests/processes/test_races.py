@@ -10,6 +10,7 @@ import time
 import pytest
 
 from parkit import Dict, Log, Queue, namespaces, objects, statistics, transaction
+from parkit_async._core.layout import META_KEY, NEXT_KEY
 from tests.conftest import RunScript
 from tests.processes.conftest import Verify
 
@@ -105,7 +106,8 @@ def test_creating_and_dropping_at_once(run_script: RunScript, verified: Verify) 
     assert len(list(objects("race"))) == 1
     d.drop()
     assert list(objects("race")) == []
-    assert len(d._home.read(lambda reading: list(reading.transaction.cursor().iternext(True, False)))) == 1, "only the namespace's own record is left"
+    left = d._home.read(lambda reading: list(reading.transaction.cursor().iternext(True, False)))
+    assert left == [META_KEY, NEXT_KEY], "only the namespace's own records are left"
     verified("race")
 
 
