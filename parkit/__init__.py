@@ -9,6 +9,8 @@ This is the blocking face; ``parkit_async`` has the same, to be awaited. Both ma
         prices["apple"] = prices.get("apple", 0) + 1
 """
 
+from typing import TYPE_CHECKING, Any
+
 from parkit_async._core.codecs import Codec, cloudpickle_codec, json_codec, pickle_codec, raw_codec
 from parkit_async._core.namespace import Statistics
 from parkit_async._core.output import Output
@@ -58,8 +60,11 @@ from .storage.namespace import (
     set_namespace_synchronous,
     statistics,
 )
-from .syslog import SyslogHandler, syslog
+from .syslog import syslog
 from .typeddicts import Descriptor
+
+if TYPE_CHECKING:
+    from parkit_async._core.syslog_handler import SyslogHandler
 
 __all__ = [
     "Codec",
@@ -115,3 +120,12 @@ __all__ = [
     "syslog",
     "transaction",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SyslogHandler":  # it needs logging, which takes longer to import than all of the core
+        from parkit_async._core.syslog_handler import SyslogHandler
+
+        globals()[name] = SyslogHandler
+        return SyslogHandler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

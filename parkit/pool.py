@@ -119,7 +119,7 @@ def killall(timeout: float | None = None) -> None:
             poll = select.poll()
             poll.register(watch.fileno(), select.POLLIN)
             left = remaining(deadline)
-            if not poll.poll(None if left is None else left * 1000):
+            if left == 0 or not poll.poll(None if left is None else left * 1000):  # also when it is one dead worker after another
                 raise TimeoutError(f"the pool has not ended within {timeout} seconds")
         finally:
             watch.close()
@@ -128,8 +128,8 @@ def killall(timeout: float | None = None) -> None:
 def pool_status() -> dict[str, Any]:
     """Return what there is of the pool.
 
-    ``running`` tells whether it has a supervisor, whose ``pid`` and ``epoch`` are there; ``size`` how many workers there shall be; ``workers`` who they
-    are: for each ``id``, ``pid``, ``state`` (idle, busy, retiring), and the path of the ``process`` that it runs with the time ``started``.
+    ``running`` tells whether it has a supervisor, whose ``pid`` and ``epoch`` are there; ``size`` how many workers there shall be; ``workers`` who
+    they are: for each ``id``, ``pid``, ``state`` (idle, busy, retiring), and the path of the ``process`` that it runs with the time ``started``.
     """
     return pool_control.status()
 

@@ -1,4 +1,4 @@
-"""The log of the whole store, and the logging handler that feeds it."""
+"""The log of the whole store."""
 
 # No `from __future__ import annotations`: help() shall print types, not their source.
 
@@ -9,9 +9,8 @@ from parkit_async._core import syslog as _syslog
 from parkit_async._core.binding import Binding
 from parkit_async._core.objects import Declaration
 from parkit_async._core.settings import get_storage_path
-from parkit_async._core.syslog import SyslogHandler
 
-__all__ = ["SyslogHandler", "syslog"]
+__all__ = ["syslog"]
 
 
 class _SystemLog(Log[dict[str, Any]]):
@@ -39,4 +38,4 @@ def _this() -> Any:
 
 
 syslog: Final[Log[dict[str, Any]]] = _SystemLog()
-"""Log records of the whole store: of its supervisor, its workers, and of every program that has added a :class:`SyslogHandler`. See there."""
+"""Log records of the whole store: of its supervisor, its workers, and of every program that has added a :class:`parkit.SyslogHandler`."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ._core.output import Output
     from ._core.queue_ops import DeadLetter
     from ._core.settings import get_storage_path, set_storage_path
+    from ._core.syslog_handler import SyslogHandler
     from .contexts import snapshot, transaction
     from .dict import Dict
     from .log import Log
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from .process import Process
     from .queue import LifoQueue, Queue, QueueEmpty, QueueFull, QueueShutDown
     from .runtime import aclose
-    from .syslog import SyslogHandler, syslog
+    from .syslog import syslog
 
 # Imported when first asked for: `import parkit` needs this package for its core, and asyncio alone takes longer to import than all of that.
 _HOME = {
@@ -96,7 +97,7 @@ _HOME = {
     "ShutDown": "._core.errors",
     "Statistics": "._core.namespace",
     "StoragePathError": "._core.errors",
-    "SyslogHandler": ".syslog",
+    "SyslogHandler": "._core.syslog_handler",
     "TransactionError": "._core.errors",
     "aclose": ".runtime",
     "clean": ".pool",

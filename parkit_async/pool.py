@@ -14,6 +14,7 @@ from ._core.errors import ObjectNotFoundError
 from ._core.ownership import contexts, innermost
 from ._core.pool_control import ProcessPriority
 from ._core.process_ops import ENDED
+from ._core.supervision import StartWatch
 from ._core.waiting import deadline_of, remaining
 from .process import Process
 from .runtime import current_runtime
@@ -144,7 +145,7 @@ async def killall(timeout: float | None = None) -> None:
             watch.close()
 
 
-async def _dead(watch: DeathWatch) -> None:
+async def _dead(watch: DeathWatch | StartWatch) -> None:
     loop = asyncio.get_running_loop()
     dead = asyncio.Event()
     loop.add_reader(watch.fileno(), dead.set)
@@ -157,8 +158,8 @@ async def _dead(watch: DeathWatch) -> None:
 async def pool_status() -> dict[str, Any]:
     """Return what there is of the pool.
 
-    ``running`` tells whether it has a supervisor, whose ``pid`` and ``epoch`` are there; ``size`` how many workers there shall be; ``workers`` who they
-    are: for each ``id``, ``pid``, ``state`` (idle, busy, retiring), and the path of the ``process`` that it runs with the time ``started``.
+    ``running`` tells whether it has a supervisor, whose ``pid`` and ``epoch`` are there; ``size`` how many workers there shall be; ``workers`` who
+    they are: for each ``id``, ``pid``, ``state`` (idle, busy, retiring), and the path of the ``process`` that it runs with the time ``started``.
     """
     return await _apart(pool_control.status)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from ._core import pool_state, process_ops, supervision
 from ._core.binding import Binding
 from ._core.doorbell import EVENT_DONE
+from ._core.filewatch import LOOK
 from ._core.namespace import Namespace
 from ._core.output import Follower
 from ._core.processes import ProcessHandle
@@ -24,8 +24,6 @@ from .runtime import current_runtime
 __all__ = ["Process", "ensure_supervisor"]
 
 R = TypeVar("R")
-
-_UNWATCHED = 0.25
 
 
 async def ensure_supervisor(store: str, *, restart: bool) -> None:
@@ -204,42 +202,22 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         """
         deadline_of(timeout)
         await self._reach()
-        loop = asyncio.get_running_loop()
         follower = Follower(self.output)
-        changed = asyncio.Event()
         ending = asyncio.ensure_future(self.join())
-        ending.add_done_callback(lambda _: changed.set())
-        descriptor = follower.watch.fileno()
-        if descriptor >= 0:
-            loop.add_reader(descriptor, changed.set)
         try:
-            while True:
-                changed.clear()
-                follower.watch.drain()
-                over = ending.done()
-                if over:
-                    ending.result()
-                for line in follower.finish() if over else follower.take():
+            while self._run().status not in process_ops.ENDED:
+                follower.watch.drain()  # begins to watch before the look, so that nothing falls in between
+                lines = follower.take()
+                for line in lines:
                     yield line
-                if over:
+                if not lines and not await _grown(follower, ending, timeout):
                     return
-                quiet = time.monotonic()
-                while not changed.is_set():
-                    left = None if timeout is None else quiet + timeout - time.monotonic()
-                    if left is not None and left <= 0:
-                        return
-                    # Without a descriptor to watch the file is looked at now and then.
-                    step = left if descriptor >= 0 else min(_UNWATCHED, left if left is not None else _UNWATCHED)
-                    try:
-                        await asyncio.wait_for(changed.wait(), step)
-                    except TimeoutError:
-                        if descriptor < 0:
-                            break
+            for lines in follower.rest():
+                for line in lines:
+                    yield line
         finally:
-            if descriptor >= 0:
-                loop.remove_reader(descriptor)
-            follower.close()
             ending.cancel()
+            follower.close()
 
     async def drop(self) -> None:
         """Remove the process with all it holds, its output too. One that runs is terminated first, which is waited for.
@@ -255,3 +233,25 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         await write(binding.namespace, process_ops.drop, binding, self._declaration.name)
         self._forget_sentinel()
         self._remove_output(binding)
+
+
+async def _grown(follower: Follower, ending: asyncio.Future[Any], timeout: float | None) -> bool:
+    """Wait until an output may have more, or its run has ended; return False if neither happens in time."""
+    loop = asyncio.get_running_loop()
+    changed = loop.create_future()
+
+    def change() -> None:
+        if not changed.done():
+            changed.set_result(None)
+
+    descriptor = follower.watch.fileno()
+    if descriptor >= 0:
+        loop.add_reader(descriptor, change)
+    try:
+        # Without a descriptor to watch the file is looked at now and then.
+        limits = [limit for limit in (timeout, None if descriptor >= 0 else LOOK) if limit is not None]
+        done, _ = await asyncio.wait({changed, ending}, timeout=min(limits, default=None), return_when=asyncio.FIRST_COMPLETED)
+        return bool(done) or descriptor < 0
+    finally:
+        if descriptor >= 0:
+            loop.remove_reader(descriptor)

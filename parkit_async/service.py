@@ -20,7 +20,7 @@ from ._core.errors import ParkitError
 from ._core.paths import open_store
 from ._core.pool import Drain, End
 from ._core.settings import get_storage_path
-from ._core.syslog import SyslogHandler
+from ._core.syslog_handler import SyslogHandler
 from .supervisor import Notice, Supervisor
 
 __all__ = ["main", "notify", "run_foreground"]
@@ -91,18 +91,27 @@ def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
 async def _supervise(store: str, respawn: bool) -> None:
     loop = asyncio.get_running_loop()
     supervisor = Supervisor(store, respawn=respawn)
+    begun = False
     asked = 0
+
+    def say(message: Drain | End | Notice) -> None:
+        if begun and not supervisor.over.is_set():
+            supervisor.tell(message)
 
     def stop() -> None:
         nonlocal asked
         asked += 1
         notify("STOPPING=1")
-        supervisor.tell(Drain() if asked == 1 else End())
+        say(Drain() if asked == 1 else End())
 
-    await supervisor.begin()
+    # From the beginning: a signal that ended the service now would leave the workers that it has just started.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.tell, Notice())
+    loop.add_signal_handler(signal.SIGHUP, say, Notice())
+    await supervisor.begin()
+    begun = True
+    if asked:
+        say(Drain() if asked == 1 else End())
     _log.info("process %s supervises %s", os.getpid(), store)
     notify("READY=1")
     watchdog = asyncio.ensure_future(_watchdog())

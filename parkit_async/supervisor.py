@@ -30,7 +30,7 @@ from ._core import output, pool_state, process_ops, supervision
 from ._core.binding import Binding
 from ._core.deaths import DeathWatch, open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_CHANGE
-from ._core.errors import ProcessError
+from ._core.errors import ParkitError, ProcessError
 from ._core.identity import Identity, Liveness, current, identity_of, liveness, signal_exactly
 from ._core.namespace import Namespace
 from ._core.pool import (
@@ -55,7 +55,7 @@ from ._core.pool import (
     WakeAt,
     Worn,
 )
-from ._core.processes import UNKNOWN_EXIT
+from ._core.processes import UNKNOWN_EXIT, listed
 from ._core.registry import open_if_there
 from ._core.settings import PoolOptions, default_pool_options, default_pool_size
 from ._core.shared import SUPERVISOR
@@ -146,11 +146,13 @@ class Supervisor(Actor[Message]):
         self._size = 0
         self._staff: dict[str, _Employee] = {}
         self._uncollected: dict[str, int | None] = {}
+        self._untold: set[str] = set()  # who shall retire, and could not be told yet
         self._namespaces: dict[str, Namespace] = {}
         self._listeners: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._chores: asyncio.TimerHandle | None = None
         self._readers_checked = 0.0
+        self._ran: set[str] = set()
 
     # The beginning.
 
@@ -166,7 +168,10 @@ class Supervisor(Actor[Message]):
         self._machine = Pool(self._size, f"{self.epoch:x}.", grace=self._options.grace, drain=self._options.drain)
         await self._meet_namespaces()
         await self._adopt()
+        if pool_state.get(self._pool, "stopped"):
+            await self._handle(End())  # killall() found workers without a supervisor: nobody else shall be started
         await self._handle(self._looked())
+        await runtime.in_thread(object(), self._sweep_outputs)
         self._listen(self._versions(self._pool))
         self._listen(self._versions(self._crew))
         self._rest()
@@ -198,9 +203,6 @@ class Supervisor(Actor[Message]):
                 self._uncollected[worker] = None
             elif found is Liveness.UNKNOWN:
                 _log.warning("worker %s, process %s, cannot be seen from here; what it runs is left alone", worker, identity.pid)
-        for process in self._running():
-            if process.run.worker not in records:
-                self._uncollected[process.run.worker] = None  # its predecessor's collection was interrupted
         await self._collect_all()
 
     # Listening.
@@ -320,14 +322,32 @@ class Supervisor(Actor[Message]):
 
     async def _do_chores(self) -> None:
         try:
+            await self._meet_namespaces()
+            await self._tell_retiring()
             await self._collect_all()
             await self._handle(self._looked())
-            for process in self._running():
-                output.enforce(self.store, process.uuid, self._options.output_limit)
+            self._limit_outputs()
             if self._loop.time() >= self._readers_checked + _READERS:
                 self._check_readers()
         finally:
             self._rest()
+
+    def _limit_outputs(self) -> None:
+        """Cut the outputs that are too long: of what runs, and of what ran the last time and has ended since."""
+        running = {process.uuid for process in self._running()}
+        for uuid in running | self._ran:
+            try:
+                output.enforce(self.store, uuid, self._options.output_limit)
+            except (ParkitError, OSError) as error:
+                _log.error("the output of a process cannot be limited: %s", error)
+        self._ran = running
+
+    def _sweep_outputs(self) -> None:
+        """Remove the outputs of processes that are no more. In a thread of its own."""
+        known = {found.uuid for _, found, _ in listed(self.store, None)}
+        removed = output.sweep(self.store, known)
+        if removed:
+            _log.info("%s outputs of processes that were dropped are removed", removed)
 
     def _check_readers(self) -> None:
         self._readers_checked = self._loop.time()
@@ -345,12 +365,13 @@ class Supervisor(Actor[Message]):
             case Spawn(worker):
                 await self._spawn(worker)
             case Retire(worker):
-                await self._change(self._crew, {f"retire:{worker}": True})
+                self._untold.add(worker)
+                await self._tell_retiring()
             case Signal(worker, name):
                 self._signal(worker, signal.SIGTERM if name == "TERM" else signal.SIGKILL)
-            case Collect(worker, exitcode, sweep):
-                if sweep:
-                    self._signal(worker, signal.SIGKILL)
+            case Collect(worker, exitcode):
+                # What targets have left running in its group ends with it, however it has ended: nobody would know of it any more, nor killall().
+                self._signal(worker, signal.SIGKILL)
                 self._dismiss(worker)
                 self._uncollected[worker] = exitcode
                 await self._collect_all()
@@ -373,13 +394,20 @@ class Supervisor(Actor[Message]):
             await self._handle(SpawnFailed(worker, str(error)))
             return
         process.returncode = 0  # who waits for it is the watch below
-        identity = identity_of(process.pid)
-        if identity is None:
-            # It is dead already, and a child whose status was not fetched.
-            _, status = os.waitpid(process.pid, 0)  # noqa: ASYNC222
-            await self._handle(Died(worker, os.waitstatus_to_exitcode(status)))
+        try:
+            identity = identity_of(process.pid)
+            if identity is not None:
+                self._employ(worker, identity, child=True)
+                return
+        except (OSError, ProcessError) as error:
+            # Out of descriptors, say. Nobody would see the death of one that cannot be watched.
+            os.kill(process.pid, signal.SIGKILL)
+            os.waitpid(process.pid, 0)  # noqa: ASYNC222
+            await self._handle(SpawnFailed(worker, str(error)))
             return
-        self._employ(worker, identity, child=True)
+        # It is dead already, and a child whose status was not fetched.
+        _, status = os.waitpid(process.pid, 0)  # noqa: ASYNC222
+        await self._handle(Died(worker, os.waitstatus_to_exitcode(status)))
 
     def _employ(self, worker: str, identity: Identity, child: bool) -> _Employee:
         employee = self._staff[worker] = _Employee(identity, open_death_watch(identity), child)
@@ -393,6 +421,7 @@ class Supervisor(Actor[Message]):
     async def _bury(self, worker: str) -> None:
         employee = self._staff.get(worker)
         if employee is not None:
+            await self._meet_namespaces()  # it may have died in one whose bell has not been heard yet
             # Its status is only looked at: until it is reaped, its group cannot become another's.
             exitcode = None
             if employee.child:
@@ -415,18 +444,39 @@ class Supervisor(Actor[Message]):
             employee.watch.reap()
             employee.watch.close()
 
+    async def _tell_retiring(self) -> None:
+        """Tell workers to retire. What fails (a full disk, say) is tried again with the next chores: whatever else is to be done must not wait for it."""
+        for worker in list(self._untold):
+            try:
+                await self._change(self._crew, {f"retire:{worker}": True})
+            except Exception:
+                _log.exception("worker %s cannot be told to retire yet", worker)
+            else:
+                self._untold.discard(worker)
+
     async def _collect_all(self) -> None:
         """Mark as crashed what dead workers ran, and forget them. What fails is tried again with the next chores."""
+        running = self._running()
+        records = pool_state.prefixed(self._pool, "worker:")  # read after what runs: a worker says hello before it claims anything
+        for process in running:
+            if process.run.worker not in records and process.run.worker not in self._staff:
+                self._uncollected.setdefault(process.run.worker, None)  # somebody's collection was interrupted
         for worker, exitcode in list(self._uncollected.items()):
-            code = UNKNOWN_EXIT if exitcode is None else exitcode
-            for namespace in list(self._namespaces.values()):
-                for found in namespace.read(process_ops.running):
-                    if found.run.worker == worker:
-                        await write(namespace, process_ops.crash, found.process, worker, code)
-                        _log.warning("process %s crashed: its worker %s, process %s, left with %s", found.name, worker, found.run.pid, code)
-            await self._change(self._pool, remove=(f"worker:{worker}",))
-            await self._change(self._crew, remove=(f"retire:{worker}",))
-            del self._uncollected[worker]
+            try:
+                await self._collect(worker, UNKNOWN_EXIT if exitcode is None else exitcode)
+            except Exception:
+                _log.exception("what worker %s, which is dead, has left cannot be put in order yet", worker)
+            else:
+                self._uncollected.pop(worker, None)
+
+    async def _collect(self, worker: str, code: int) -> None:
+        for namespace in list(self._namespaces.values()):
+            for found in namespace.read(process_ops.running):
+                if found.run.worker == worker and await write(namespace, process_ops.crash, found.process, worker, code):
+                    _log.warning("process %s crashed: its worker %s (%s) left with %s", found.name, worker, found.run.pid, code)
+        await self._change(self._pool, remove=(f"worker:{worker}",))
+        self._untold.discard(worker)
+        await self._change(self._crew, remove=(f"retire:{worker}",))
 
     async def _change(self, binding: Binding, entries: dict[str, Any] | None = None, remove: tuple[str, ...] = ()) -> None:
         call: Callable[..., bool] = pool_state.apply

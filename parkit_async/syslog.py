@@ -1,4 +1,4 @@
-"""The log of the whole store, and the logging handler that feeds it."""
+"""The log of the whole store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from ._core import syslog as _syslog
 from ._core.binding import Binding
 from ._core.objects import Declaration
 from ._core.settings import get_storage_path
-from ._core.syslog import SyslogHandler
 from .log import Log
 from .runtime import current_runtime
 
-__all__ = ["SyslogHandler", "syslog"]
+__all__ = ["syslog"]
 
 
 class _SystemLog(Log[dict[str, Any]]):
@@ -48,4 +47,4 @@ def _this() -> Any:
 
 
 syslog: Final[Log[dict[str, Any]]] = _SystemLog()
-"""Log records of the whole store: of its supervisor, its workers, and of every program that has added a :class:`SyslogHandler`. See there."""
+"""Log records of the whole store: of its supervisor, its workers, and of every program that has added a :class:`parkit_async.SyslogHandler`."""

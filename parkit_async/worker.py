@@ -52,7 +52,7 @@ from ._core.process_ops import FAILED, FINISHED, Claim
 from ._core.registry import close_all, open_if_there
 from ._core.settings import PoolOptions
 from ._core.shared import ONE_OF, TableFullError
-from ._core.syslog import SyslogHandler
+from ._core.syslog_handler import SyslogHandler
 from ._core.transactions import Reading, Writing
 from ._core.waiting import AGAIN, SAFETY, block
 
@@ -128,11 +128,11 @@ class Worker:
         self._leave()
 
     def _hello(self) -> bool:
-        """Tell the supervisor that this worker is ready; return False if another one has taken over, who does not know it."""
+        """Tell the supervisor that this worker is ready; return False if another one has taken over, who does not know it, or the pool has ended."""
         record = {"identity": list(current()), "worn": False}
 
         def is_mine(reading: Reading) -> bool:
-            return bool(_entry(reading, self._pool, "epoch") == self.epoch)
+            return bool(_entry(reading, self._pool, "epoch") == self.epoch and not _entry(reading, self._pool, "stopped"))
 
         return pool_state.change(self._pool, {f"worker:{self.name}": record}, when=is_mine)
 

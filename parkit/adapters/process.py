@@ -210,7 +210,12 @@ def _follow(process: Process[Any], output: Output, timeout: float | None, bindin
     slots: list[int] = []
     try:
         namespace.table.register(binding.object_id, EVENT_DONE, bell.address, slots)
-        yield from follow_blocking(Follower(output), lambda: process._run().status in process_ops.ENDED, bell.fileno(), timeout)
+
+        def ended() -> bool:
+            bell.drain()  # before the look: what rings behind it is heard
+            return process._run().status in process_ops.ENDED
+
+        yield from follow_blocking(Follower(output), ended, bell.fileno(), timeout)
     finally:
         for slot in slots:
             namespace.table.unregister(slot)

@@ -387,6 +387,8 @@ class Pool:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take note of an event, and return what is to be done about it, in this order.
 
+        The next event may be handed over while it is being done, as when a start fails; what that one asks for is done first.
+
         Args:
             event: What happened. Whatever is unknown, late or said twice is ignored.
             now: Seconds on a clock that never goes back.
@@ -531,7 +533,8 @@ class Pool:
         alarm = min(self._times(), default=None)
         if alarm != self._alarm:
             self._alarm = alarm
-            self._instructions.append(WakeAt(alarm))
+            # First of all: if a start fails, that may be handled before the rest of these is done, and this wake must not overwrite that one.
+            self._instructions.insert(0, WakeAt(alarm))
         if self.phase is Phase.OVER:
             self._instructions.append(Stop())
 

@@ -82,7 +82,7 @@ def set_options(options: dict[str, Any]) -> None:
     pool_state.change(pool, {"options": {name: value for name, value in said.items() if value is not None}})
 
 
-def stopping() -> Iterator[DeathWatch]:
+def stopping() -> Iterator[DeathWatch | supervision.StartWatch]:
     """Ask the pool to end. Iterate over who must be gone before it has: watches to wait for, and to close. May wait for the disk."""
     refuse_context("killall()")
     if not os.path.isdir(get_storage_path()):
@@ -91,21 +91,34 @@ def stopping() -> Iterator[DeathWatch]:
     pool = pool_state.shelf_if_there(path, pool_state.POOL)
     if pool is None:
         return
+    supervisor = _supervisor(path)  # looked for before it is asked: it lets go of its lock a moment before it ends
     pool_state.change(pool, {"stopped": True})
     while True:
-        pid = supervision.running_supervisor(path)
-        if pid is not None:
-            identity = identity_of(pid)
-            if identity is not None:
+        if supervisor is not None:
+            yield open_death_watch(supervisor)
+        if not pool_state.get(pool, "stopped"):
+            return  # a start() has begun another pool meanwhile, which is not to end
+        supervisor = _supervisor(path)
+        if supervisor is None:
+            starting = supervision.begin_starting(path)
+            if starting is None:
+                # A service that is on its way would come after this returns, start workers, and only then see that it is to stop.
+                yield supervision.StartWatch(path)
+                supervisor = _supervisor(path)
+                continue
+            os.close(starting)
+            left = [Identity(*record["identity"]) for record in pool_state.prefixed(pool, "worker:").values()]
+            if not left:
+                return
+            # Workers without a supervisor: the next one adopts them, sees that it is to stop, and ends them.
+            supervision.launch(path)
+            for identity in left:
                 yield open_death_watch(identity)
-            continue
-        left = [Identity(*record["identity"]) for record in pool_state.prefixed(pool, "worker:").values()]
-        if not left:
-            return
-        # Workers without a supervisor: the next one adopts them, sees that it is to stop, and ends them.
-        supervision.launch(path)
-        for identity in left:
-            yield open_death_watch(identity)
+
+
+def _supervisor(path: str) -> Identity | None:
+    pid = supervision.running_supervisor(path)
+    return None if pid is None else identity_of(pid)
 
 
 def status() -> dict[str, Any]:

@@ -16,15 +16,15 @@ import errno
 import fcntl
 import os
 import struct
-import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final
 
 from . import fork, pool_state
 from .errors import StoragePathError
 
-__all__ = ["SupervisorLock", "begin_starting", "command", "ensure", "running_supervisor"]
+__all__ = ["StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
 
 _LOCK: Final = "supervisor"
 _STARTING: Final = "starting"
@@ -131,6 +131,8 @@ def ensure(store: str, *, restart: bool) -> None:
 
 def launch(store: str) -> bool:
     """Start the service, detached from this process: it goes on when this one ends. Return False if somebody is starting it already."""
+    import subprocess  # only here: few programs start the service, and they need not all pay for this
+
     starting = begin_starting(store)
     if starting is None:
         return False
@@ -168,6 +170,39 @@ def begin_starting(store: str) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+class StartWatch:
+    """Waits until a service that is being started is there, or has failed to start: ``fileno()`` is readable then, as that of a DeathWatch.
+
+    A lock cannot be waited for by descriptor, so a thread does it, and ends with the start.
+
+    Args:
+        store: Path of the store, which exists.
+    """
+
+    def __init__(self, store: str) -> None:
+        starting = _open(os.path.join(store, _STARTING))
+        self._descriptor, ready = os.pipe()
+
+        def wait() -> None:
+            try:
+                fcntl.flock(starting, fcntl.LOCK_EX)
+            finally:
+                os.close(starting)
+                os.close(ready)
+
+        threading.Thread(target=wait, name="parkit start watch", daemon=True).start()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def command(module: str, *arguments: str) -> list[str]:

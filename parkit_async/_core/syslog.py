@@ -6,10 +6,8 @@ namespace is full the log is cleared, and says so in its first record.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-import traceback
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -20,10 +18,9 @@ from .namespace import Namespace
 from .objects import Declaration
 from .paths import SYSLOG_NAMESPACE
 from .registry import open_namespace, opened
-from .settings import get_storage_path
 from .transactions import Writing
 
-__all__ = ["NAME", "SIZE", "SyslogHandler", "declaration", "open_syslog", "opened_syslog"]
+__all__ = ["NAME", "SIZE", "append", "declaration", "open_syslog", "opened_syslog"]
 
 NAME: Final = "syslog"
 SIZE: Final = 64 << 20
@@ -58,48 +55,14 @@ def declaration(store: str) -> Declaration:
     return Declaration(store, SYSLOG_NAMESPACE, NAME, True, True, True, None, 0, {}, None)
 
 
-class SyslogHandler(logging.Handler):
-    """A logging handler that appends each record to the log of the store: ``logging.getLogger().addHandler(SyslogHandler())``.
-
-    A record becomes a dict of ``time`` (seconds since 1970), ``level`` (a name), ``logger``, ``message`` (the traceback included), ``pid``, and
-    ``process`` (the path of the process that it belongs to, or None). Emitting is a short transaction of its own, whatever is open: records of a
-    transaction that is rolled back stay. It never waits for the disk, but for whoever else is logging; an event loop that wants to avoid that puts a
-    ``logging.handlers.QueueHandler`` in between.
-
-    Args:
-        level: As of ``logging.Handler``.
-        store: Path of the store; by default the one that the program uses at the time.
-    """
-
-    def __init__(self, level: int | str = logging.NOTSET, store: str | None = None) -> None:
-        super().__init__(level)
-        self._store = store
-        self.process: str | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Append a record. An error is handled as logging handles it, and does not reach whoever logs."""
-        try:
-            binding = open_syslog(self._store or get_storage_path())
-            frame = binding.encode(self._entry(record))
-            try:
-                binding.namespace.write_apart(log_ops.append, binding, frame)
-            except NamespaceFullError:
-                binding.namespace.write_apart(_begin_anew, binding, binding.encode(_cleared()), frame)
-        except Exception:
-            self.handleError(record)
-
-    def _entry(self, record: logging.LogRecord) -> dict[str, Any]:
-        message = record.getMessage()
-        if record.exc_info and record.exc_info[0] is not None:
-            message += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return {
-            "time": record.created,
-            "level": record.levelname,
-            "logger": record.name,
-            "message": message,
-            "pid": os.getpid(),
-            "process": self.process,
-        }
+def append(store: str, record: dict[str, Any]) -> None:
+    """Append a record, in a transaction of its own; blocks while others append."""
+    binding = open_syslog(store)
+    frame = binding.encode(record)
+    try:
+        binding.namespace.write_apart(log_ops.append, binding, frame)
+    except NamespaceFullError:
+        binding.namespace.write_apart(_begin_anew, binding, binding.encode(_cleared()), frame)
 
 
 def _begin_anew(writing: Writing, binding: Binding, *frames: bytes) -> None:

@@ -24,7 +24,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from parkit import set_storage_path
-from tests.benchmarks import loops, processes, queues, single, startup
+from tests.benchmarks import loops, pool, processes, queues, single, startup
 from tests.benchmarks.measure import Result, Settings
 
 __all__ = ["main"]
@@ -49,6 +49,11 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "idle-wait": processes.idle_wait,
     "growth": single.growth,
     "imports": startup.imports,
+    "pool-round-trips": pool.round_trips,
+    "pool-deaths": pool.deaths,
+    "pool-resizing": pool.resizing,
+    "pool-idle": pool.idle_service,
+    "pool-table": pool.table,
 }
 
 
