@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 from ._core import output, pool_state, process_ops, supervision
 from ._core.binding import Binding
 from ._core.deaths import DeathWatch, open_death_watch
-from ._core.doorbell import EVENT_ALL, EVENT_CHANGE
+from ._core.doorbell import EVENT_ALL, EVENT_CHANGE, EVENT_ITEMS
 from ._core.errors import ParkitError, ProcessError
 from ._core.identity import Identity, Liveness, current, identity_of, liveness, signal_exactly
 from ._core.namespace import Namespace
@@ -58,7 +58,7 @@ from ._core.pool import (
 from ._core.processes import UNKNOWN_EXIT, listed
 from ._core.registry import open_if_there
 from ._core.settings import PoolOptions, default_pool_options, default_pool_size
-from ._core.shared import SUPERVISOR
+from ._core.shared import ONE_OF, SUPERVISOR
 from ._core.transactions import Reading
 from ._core.waiting import AGAIN
 from .actor import Actor, Envelope, Verdict
@@ -327,10 +327,17 @@ class Supervisor(Actor[Message]):
             await self._collect_all()
             await self._handle(self._looked())
             self._limit_outputs()
+            self._nudge()
             if self._loop.time() >= self._readers_checked + _READERS:
                 self._check_readers()
         finally:
             self._rest()
+
+    def _nudge(self) -> None:
+        """Wake a worker wherever something is submitted: the one that a commit rang may have died, or may have been stopped, before it looked."""
+        for namespace in self._namespaces.values():
+            if namespace.read(process_ops.anything_submitted):
+                namespace.ring({ONE_OF: EVENT_ITEMS})
 
     def _limit_outputs(self) -> None:
         """Cut the outputs that are too long: of what runs, and of what ran the last time and has ended since."""
@@ -430,6 +437,7 @@ class Supervisor(Actor[Message]):
                     exitcode = employee.watch.reap()  # where a status cannot be looked at
             await self._handle(self._looked())
             await self._handle(Died(worker, exitcode))
+            self._nudge()
 
     def _signal(self, worker: str, number: int) -> None:
         employee = self._staff.get(worker)
@@ -445,7 +453,7 @@ class Supervisor(Actor[Message]):
             employee.watch.close()
 
     async def _tell_retiring(self) -> None:
-        """Tell workers to retire. What fails (a full disk, say) is tried again with the next chores: whatever else is to be done must not wait for it."""
+        """Tell workers to retire. What fails (a full disk, say) is tried again with the next chores; nothing else that is to be done waits for it."""
         for worker in list(self._untold):
             try:
                 await self._change(self._crew, {f"retire:{worker}": True})

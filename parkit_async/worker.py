@@ -179,15 +179,23 @@ class Worker:
         while True:
             self._notice_crew()
             if self._retired or self._orphaned:
+                self._pass_on()
                 return None
             worn = self._is_worn()
             if worn:
+                self._pass_on()
                 self._say_worn()
             else:
                 claim = self._look()
                 if claim is not None:
                     return claim
             self._sleep(look=not worn)
+
+    def _pass_on(self) -> None:
+        """Wake another worker, as this one may have been chosen by a commit that rang one of them, and takes nothing any more."""
+        for namespace in self._namespaces:
+            if namespace.read(process_ops.anything_submitted):
+                namespace.ring({ONE_OF: EVENT_ITEMS})
 
     def _look(self) -> Claim | None:
         namespaces = self._namespaces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import RLock
 
@@ -13,7 +13,7 @@ from .doorbell import SocketDirectory
 from .namespace import Namespace
 from .settings import get_storage_path
 
-__all__ = ["all_open", "close_all", "known_namespaces", "open_if_there", "open_namespace", "opened"]
+__all__ = ["all_open", "close_all", "known_namespaces", "on_close", "open_if_there", "open_namespace", "opened"]
 
 
 class _Lock:
@@ -31,6 +31,14 @@ _lock = _Lock()
 _namespaces: dict[tuple[str, str], Namespace] = {}
 _sockets: dict[Path, SocketDirectory] = {}
 _stores: dict[str, Path] = {}
+
+
+_closing: list[Callable[[], None]] = []
+
+
+def on_close(close: Callable[[], None]) -> None:
+    """Have :func:`close_all` call ``close`` as well, for what a module keeps open besides namespaces."""
+    _closing.append(close)
 
 
 def opened(name: str, store: str | None = None) -> Namespace | None:
@@ -114,6 +122,8 @@ def close_all() -> None:
         for sockets in _sockets.values():
             sockets.close()
         _sockets.clear()
+        for close in _closing:
+            close()
 
 
 _born = fork.generation()

@@ -12,6 +12,7 @@ other one. So a hundred programs that start processes at one moment start one se
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -21,7 +22,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from . import fork, pool_state
+from . import fork, pool_state, registry
 from .errors import StoragePathError
 
 __all__ = ["StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
@@ -82,6 +83,15 @@ class _Inquiry:
 
 
 _inquiries: dict[str, _Inquiry] = {}
+
+
+def _close_inquiries() -> None:
+    while _inquiries:
+        with contextlib.suppress(OSError):  # closed by somebody's target
+            os.close(_inquiries.popitem()[1].descriptor)
+
+
+registry.on_close(_close_inquiries)
 
 
 def running_supervisor(store: str) -> int | None:

@@ -75,8 +75,8 @@ class Face(ABC):
         return value
 
     @abstractmethod
-    def open(self, cls: Any, path: str, /, **options: Any) -> Any:
-        """Return an object of ``cls``, a class of this face or a subclass of one, bound to its path."""
+    def open(self, cls: Any, /, *path: str | None, **options: Any) -> Any:
+        """Return an object of ``cls``, a class of this face or a subclass of one, bound to its path; a Process can do without one."""
 
     @abstractmethod
     def transaction(self, obj: Any, zero_copy: bool = False, isolated: bool = False) -> Any:
@@ -138,8 +138,8 @@ class _Blocking(Face):
     name = "blocking"
     module = parkit
 
-    def open(self, cls: Any, path: str, /, **options: Any) -> Any:
-        return cls(path, **options)
+    def open(self, cls: Any, /, *path: str | None, **options: Any) -> Any:
+        return cls(*path, **options)
 
     def transaction(self, obj: Any, zero_copy: bool = False, isolated: bool = False) -> Any:
         return parkit.transaction(obj, zero_copy, isolated)
@@ -253,10 +253,10 @@ class _Awaitable(Face):
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)
-        return _Call(self, value) if inspect.isfunction(value) else value
+        return _Call(self, value) if inspect.isfunction(value) else self.wrap(value)
 
-    def open(self, cls: Any, path: str, /, **options: Any) -> Any:
-        return self.run(lambda: cls(path, **options))
+    def open(self, cls: Any, /, *path: str | None, **options: Any) -> Any:
+        return self.run(lambda: cls(*path, **options))
 
     def transaction(self, obj: Any, zero_copy: bool = False, isolated: bool = False) -> Any:
         return _Context(self, self.module.transaction(self.raw(obj), zero_copy, isolated))
