@@ -286,13 +286,15 @@ class Worker:
             self._capture.begin(claim.uuid)
         except (OSError, ParkitError):
             _log.exception("the output of process %s cannot be kept", path)
-        try:
-            status, exitcode, frame = self._call(namespace, claim, path)
-            self._outlive_threads()
-        finally:
-            self._put_back()
+        status, exitcode, frame = self._call(namespace, claim, path)
+        if not self._is_intact():
+            os._exit(BROKEN)
+        self._close_contexts()
+        self._capture.flush()
         self._runs += 1
+        # Whoever waits for the outcome does not wait for this worker to be as good as new: that comes behind it.
         following = self._settle(namespace, claim, status, exitcode, frame)
+        self._put_back()
         if following is _REFUSED:
             _log.warning("process %s is not this worker's any more; what came of it is dropped", path)
             self._leave()
@@ -306,7 +308,10 @@ class Worker:
         try:
             self._interruptible = True
             handle = self._handle(namespace, claim, path)
-            result = _invoke(handle)
+            try:
+                result = _invoke(handle)
+            finally:
+                self._outlive_threads()
             try:
                 frame = codecs.encode(result)
             except Exception as error:
@@ -323,6 +328,7 @@ class Worker:
                 traceback.print_exception(error)
             return FAILED, 1, codecs.encode(failures.capture(error))
         finally:
+            self._interruptible = False
             if os.getpid() != self._pid:
                 os._exit(0)  # the target has forked, and this is the child
 
@@ -353,9 +359,6 @@ class Worker:
 
     def _put_back(self) -> None:
         """Undo what a target may have changed of the process that it ran in."""
-        if not self._is_intact():
-            os._exit(BROKEN)
-        self._interruptible = False
         for number, handler in self._handlers.items():
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
@@ -365,13 +368,15 @@ class Worker:
         if _environment() != self._environment:
             os.environ.clear()
             os.environb.update(self._environment)
+        self._note_modules()
+
+    def _close_contexts(self) -> None:
+        """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write."""
         for context in ownership.contexts.pop(ownership.thread_owner(), []):
-            # The target has left a transaction open, which would be everybody's from now on.
             if isinstance(context, Writing):
                 context.namespace.finish(context)
             else:
                 context.end()
-        self._note_modules()
 
     def _is_intact(self) -> bool:
         """Return whether the descriptors that this worker needs are still what they were: LMDB would write into whatever has their numbers now.

@@ -1,18 +1,22 @@
 """The examples do what they say, run as a reader runs them: real processes, a real terminal, a real HTTP client, real Ctrl-C.
 
 Ctrl-C is SIGINT to the whole process group, as a terminal sends it. Each program is started as the leader of a group, so that the group also tells
-whether it has left a process behind.
+whether it has left a process behind. A pool is in groups of its own: its processes are those that work on a store below the test's folder.
 """
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import pty
 import queue
 import re
 import select
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -20,12 +24,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from parkit import Dict, Log, Queue
+from parkit import Dict, Log, Process, Queue, killall, pool_status, processes
 from parkit_async._core.waiting import counters
 from tests.conftest import ROOT
 
@@ -126,6 +131,29 @@ def start(scratch: Path, tmp_path: Path) -> Iterator[Start]:
     yield start
     for program in programs:
         program.close()
+
+
+@pytest.fixture
+def no_pool(store: Path, tmp_path: Path) -> Iterator[None]:
+    """End the pool of the test's store behind the test; fail if any other is left."""
+    yield
+    killall(PATIENCE)
+    left = pool_of(tmp_path)
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def pool_of(folder: Path) -> list[psutil.Process]:
+    """Return supervisors and workers whose store is below a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "--store" in (line := process.cmdline()) and any(word.startswith(f"{folder}{os.sep}") for word in line):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
 
 
 @pytest.fixture
@@ -301,6 +329,190 @@ class TestWordcount:
         assert "Traceback" not in program.stderr
 
 
+@pytest.mark.usefixtures("no_pool")
+class TestQuickstart:
+    @pytest.fixture
+    def books(self, tmp_path: Path) -> Path:
+        """Make a folder of 400 text files, which take a second or two to count."""
+        folder = tmp_path / "books"
+        folder.mkdir()
+        for number in range(400):
+            words = (f"word{'abcdefghij'[(number + place) % 10]} chapter the Over " for place in range(2000))
+            (folder / f"book {number}.txt").write_text("".join(words))
+        (folder / "picture.png").write_bytes(b"the the")
+        return folder
+
+    def test_a_killed_workers_files_are_counted_again_once(self, start: Start, books: Path, scratch: Path, tmp_path: Path) -> None:
+        program = start("quickstart.py", books, "--workers", 3, "--top", 2)
+        exitcode, output = program.finish()
+        assert (exitcode, program.stderr) == (0, "")
+        assert f"Counting the words of 400 files in {books} with 3 processes.\n" in output
+        killed = r"  kill -9 \d+: a worker, in the middle of counting\n"
+        replaced = r"  quickstart/counter-[123] has crashed, exit code -9: quickstart/counter-4 counts the 10 files that it had taken\n"
+        assert re.search(killed + r"(?:  \d+ of 400 files\n)*" + replaced, output)
+        assert output.count("crashed") == 1
+        assert "\n3,200,000 words, 13 different ones, in 400 files;" in output
+        assert "\n       800,000  chapter\n       800,000  the\n" in output or "\n       800,000  " in output
+        assert "Every file was counted once, and every total is equal to the single-process count." in output
+        assert not list(scratch.iterdir())
+        assert not pool_of(tmp_path)
+
+    @pytest.mark.slow
+    def test_counts_the_standard_library_by_default(self, start: Start, scratch: Path) -> None:
+        program = start("quickstart.py")
+        exitcode, output = program.finish()
+        assert (exitcode, program.stderr) == (0, "")
+        assert f"files in {STDLIB} with " in output
+        assert "has crashed, exit code -9" in output
+        assert "Every file was counted once" in output
+        assert not list(scratch.iterdir())
+
+    def test_keeps_the_totals_in_a_store_and_replaces_them(self, start: Start, texts: Path, store: Path, tmp_path: Path) -> None:
+        for _ in range(2):
+            program = start("quickstart.py", texts, "--store", store)
+            exitcode, output = program.finish()
+            assert (exitcode, program.stderr) == (0, "")
+            assert "Every file was counted once" in output
+            words: Dict[str, int] = Dict("quickstart/words", create=False)
+            reports: Log[tuple[str, int]] = Log("quickstart/reports", create=False)
+            assert words["the"] == 3
+            assert sorted(number for _, number in reports) == [0, 1, 4, 5, 5]
+            assert not list(processes())
+            assert not pool_of(tmp_path)
+
+    def test_leaves_a_pool_alone_that_serves_others(self, start: Start, texts: Path, store: Path) -> None:
+        other = Process(target=abs, args=(-1,))
+        other.start()
+        assert other.get_result(PATIENCE) == 1
+        supervisor = pool_status()["pid"]
+        assert start("quickstart.py", texts, "--store", store).finish()[0] == 0
+        assert pool_status()["pid"] == supervisor
+        assert [process.name for process in processes()] == [other.name]
+
+    def test_survives_the_death_of_its_supervisor(self, start: Start, books: Path, scratch: Path) -> None:
+        program = start("quickstart.py", books)
+        program.read_until("  [0-9]+ of")
+        (supervisor,) = (process for process in pool_of(scratch) if any("parkit_async.service" in word for word in process.cmdline()))
+        supervisor.kill()
+        exitcode, output = program.finish()
+        assert (exitcode, program.stderr) == (0, "")
+        assert "Every file was counted once" in output
+        assert not list(scratch.iterdir())
+
+    # The moments: the supervisor starts; the workers count; one was killed; one was replaced.
+    @pytest.mark.parametrize("moment", ["Counting the words", "  [0-9]+ of", "  kill -9", "has crashed"])
+    def test_ctrl_c_ends_it_at_any_moment(self, start: Start, books: Path, scratch: Path, tmp_path: Path, moment: str) -> None:
+        program = start("quickstart.py", books, "--workers", 3)
+        program.read_until(moment)
+        program.interrupt()
+        exitcode, output = program.finish()
+        assert exitcode == 130, output
+        assert program.stderr == "\nquickstart: interrupted; no process is left\n"
+        assert "single-process count" not in output
+        assert not pool_of(tmp_path)
+        assert not list(scratch.iterdir())
+
+    def test_an_interrupted_count_agrees_with_its_reports(self, start: Start, books: Path, store: Path) -> None:
+        program = start("quickstart.py", books, "--store", store)
+        program.read_until("  [0-9]+ of")
+        program.interrupt()
+        assert program.finish()[0] == 130
+        words: Dict[str, int] = Dict("quickstart/words", create=False)
+        reports: Log[tuple[str, int]] = Log("quickstart/reports", create=False)
+        assert sum(words.values()) == sum(number for _, number in reports) > 0
+        assert len({path for path, _ in reports}) == len(reports)
+        assert not list(processes())
+
+    def test_shows_a_bar_on_a_terminal(self, books: Path, scratch: Path, tmp_path: Path) -> None:
+        exitcode, shown = on_terminal([books], scratch)
+        assert exitcode == 0
+        assert "400/400 files" in shown
+        assert "\x1b[" in shown
+        assert "a worker, in the middle of counting" in shown
+        assert "Every file was counted once" in shown
+        assert not pool_of(tmp_path)
+
+    def test_ctrl_c_typed_on_a_terminal(self, books: Path, scratch: Path, tmp_path: Path) -> None:
+        exitcode, shown = on_terminal([books], scratch, {r"[1-9]\d*/400 files": b"\x03"})
+        assert exitcode == 130
+        assert "quickstart: interrupted; no process is left" in shown
+        assert "\x1b[?25h" in shown  # the cursor is there again
+        assert "Traceback" not in shown
+        assert not pool_of(tmp_path)
+        assert not list(scratch.iterdir())
+
+    def test_the_reader_of_its_output_may_leave(self, start: Start, books: Path, tmp_path: Path) -> None:
+        program = start("quickstart.py", books)
+        program.read_until("Counting the words")
+        program.output.close()
+        assert program.process.wait(PATIENCE) == 1
+        assert program.stderr == ""
+        assert not pool_of(tmp_path)
+
+    def test_help(self, start: Start) -> None:
+        exitcode, output = start("quickstart.py", "--help").finish()
+        assert exitcode == 0
+        for word in ("folder", "--workers", "--store", "--top", str(STDLIB)):
+            assert word in output.replace("\n" + 24 * " ", "")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["/not/there"], "'/not/there' is not there; give an existing folder"),
+            ([__file__], "is a file, not a folder"),
+            (["--workers", "0"], "argument --workers: '0' is not a whole number from 1 on"),
+            (["--top", "some"], "argument --top: 'some' is not a whole number from 1 on"),
+        ],
+    )
+    def test_wrong_arguments_are_explained(self, start: Start, arguments: list[str], message: str) -> None:
+        program = start("quickstart.py", *arguments)
+        assert program.finish()[0] == 2
+        assert message in program.stderr
+        assert "Traceback" not in program.stderr
+
+    def test_what_cannot_be_counted_is_explained(self, start: Start, texts: Path, tmp_path: Path, scratch: Path) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        program = start("quickstart.py", empty)
+        assert program.finish()[0] == 1
+        assert program.stderr.startswith(f"quickstart: there are no files to count in '{empty}'")
+        program = start("quickstart.py", texts, "--store", texts / "one.txt")
+        assert program.finish()[0] == 1
+        assert program.stderr.startswith("quickstart: ")
+        assert "Traceback" not in program.stderr
+        assert not list(scratch.iterdir())
+
+
+def on_terminal(arguments: list[object], scratch: Path, typed: dict[str, bytes] | None = None) -> tuple[int, str]:
+    """Run the quickstart on a terminal of its own; return its exit code and all that it has shown.
+
+    ``typed`` has what is typed, once each, when a pattern has been shown.
+    """
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch), "TERM": "xterm", "COLUMNS": "200"}
+    terminal, end = pty.openpty()
+    waiting = dict(typed or {})
+    try:
+        # login_tty makes it the terminal of the program's session, so that what is typed there becomes a signal.
+        with subprocess.Popen(command, env=environment, start_new_session=False, preexec_fn=lambda: os.login_tty(end)) as process:
+            os.close(end)
+            shown = b""
+            while True:
+                assert select.select([terminal], [], [], PATIENCE)[0], shown
+                try:
+                    data = os.read(terminal, 65536)
+                except OSError:  # the other end is closed
+                    break
+                if not data:
+                    break
+                shown += data
+                for pattern in [pattern for pattern in waiting if re.search(pattern, shown.decode(errors="replace"))]:
+                    os.write(terminal, waiting.pop(pattern))
+    finally:
+        os.close(terminal)
+    return process.returncode, shown.decode()
+
+
 FIRST_RUN = """\
 This is run 1.
 There is no pepper.
@@ -317,6 +529,136 @@ def test_script_remembers(start: Start) -> None:
     assert exitcode == 0
     assert "This is run 2." in output
     assert "Sold in all runs: 6, the last one: 'run 2: sold tea'." in output
+
+
+PROCESSES = """\
+10 lines, from 10 processes.
+The sum is 10, the mean 2.5.
+A coroutine has returned: both are over.
+It has failed, exit code 1: this one has no result
+It has crashed, exit code 3.
+The pool waits for more. `parkit pool stop` ends it.
+"""
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_processes_do_what_is_said(start: Start) -> None:
+    for _ in range(2):
+        program = start("processes.py")
+        assert program.finish() == (0, PROCESSES)
+        assert program.stderr == ""
+        assert not list(processes())
+    assert pool_status()["running"]
+
+
+@pytest.mark.usefixtures("no_pool")
+class TestService:
+    @pytest.fixture
+    def dispatcher(self, start: Start) -> Program:
+        program = start("service/dispatcher.py", merge=True)
+        program.read_until("dispatcher: ready")
+        return program
+
+    @pytest.fixture
+    def requests(self, store: Path) -> Queue[Any]:
+        return Queue("service/requests")
+
+    @pytest.fixture
+    def reports(self, store: Path) -> Log[dict[str, Any]]:
+        return Log("service/reports")
+
+    def test_runs_and_reports_each_request_once(
+        self, dispatcher: Program, requests: Queue[Any], reports: Log[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        (tmp_path / "lines").write_text("1\n2\n3\n")
+        asked = [["count_lines", str(tmp_path / "lines")], ["pause", 0.01], ["dance"], 5]
+        for request in asked:
+            requests.put(request)
+        found = {json.dumps(report["request"]): report for _, report in zip(asked, reports.follow(timeout=PATIENCE), strict=False)}
+        assert [found[json.dumps(request)]["status"] for request in asked] == ["finished", "finished", "failed", "failed"]
+        assert [found[json.dumps(request)]["result"] for request in asked] == [3, "paused for 0.01 s", None, None]
+        assert found['["dance"]']["error"] == "KeyError: 'dance'"
+        assert found["5"]["error"].startswith("TypeError: ")
+        dispatcher.process.terminate()
+        assert dispatcher.finish() == (0, "")
+        assert len(reports) == len(asked)
+        assert not list(processes())
+
+    def test_what_a_killed_dispatcher_has_started_is_reported_by_the_next(
+        self, dispatcher: Program, start: Start, requests: Queue[Any], reports: Log[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)  # reading it waits for a writer
+        version = requests.version
+        requests.put(["count_lines", str(pipe)])
+        while requests.qsize():
+            assert requests.wait_changed(version, PATIENCE)
+            version = requests.version
+        dispatcher.process.kill()
+        assert dispatcher.finish()[0] == -signal.SIGKILL
+        assert len(reports) == 0
+        second = start("service/dispatcher.py", merge=True)
+        second.read_until("dispatcher: ready")
+        pipe.write_text("1\n2\n")
+        report = next(reports.follow(timeout=PATIENCE))
+        assert (report["status"], report["result"]) == ("finished", 2)
+        second.interrupt()
+        assert second.finish() == (0, "")
+        assert len(reports) == 1
+
+    def test_a_killed_workers_request_is_reported_as_crashed(
+        self, dispatcher: Program, requests: Queue[Any], reports: Log[dict[str, Any]], tmp_path: Path
+    ) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        requests.put(["count_lines", str(pipe)])
+        os.close(os.open(pipe, os.O_WRONLY))  # returns when the worker has opened the other end
+        requests.put(["count_lines", str(pipe)])
+        with pipe.open("w"):  # both cannot end before this is closed
+            for process in processes(["running"]):
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGKILL)
+        statuses = [report["status"] for _, report in zip(range(2), reports.follow(timeout=PATIENCE), strict=False)]
+        assert "crashed" in statuses or statuses == ["finished", "finished"]
+        dispatcher.interrupt()
+        assert dispatcher.finish() == (0, "")
+
+    def test_the_unit_is_what_the_supervisor_does(self, tmp_path: Path, store: Path) -> None:
+        unit = configparser.ConfigParser(interpolation=None, strict=False, comment_prefixes=("#",))
+        unit.optionxform = str  # type: ignore[assignment, method-assign]
+        unit.read(EXAMPLES / "service" / "parkit.service")
+        service = unit["Service"]
+        assert service["Type"] == "notify"
+        assert "HUP" in service["ExecReload"]
+        parkit, *arguments = shlex.split(service["ExecStart"])
+        assert Path(parkit).name == "parkit"
+        told = tmp_path / "told"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, (tmp_path / "log").open("wb") as log:
+            listener.settimeout(PATIENCE)
+            listener.bind(str(told))
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(told), "WATCHDOG_USEC": "100000"}
+            with subprocess.Popen([sys.executable, "-m", "parkit", *arguments], env=environment, stdout=log, stderr=log, cwd=tmp_path) as supervisor:
+                try:
+                    assert listener.recv(100) == b"READY=1"
+                    assert [listener.recv(100) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+                    assert pool_status()["pid"] == supervisor.pid
+                    supervisor.send_signal(signal.SIGHUP)
+                    supervisor.send_signal(signal.SIGTERM)
+                    while (message := listener.recv(100)) == b"WATCHDOG=1":
+                        pass
+                    assert message == b"STOPPING=1"
+                    assert supervisor.wait(PATIENCE) == 0
+                finally:
+                    supervisor.kill()
+
+    @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+    @pytest.mark.parametrize("name", ["parkit.service", "dispatcher.service"])
+    def test_systemd_understands_the_units(self, tmp_path: Path, name: str) -> None:
+        for unit in ("parkit.service", "dispatcher.service"):
+            text = (EXAMPLES / "service" / unit).read_text()
+            (tmp_path / unit).write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={sys.executable}", text))
+        done = subprocess.run(["systemd-analyze", "verify", str(tmp_path / name)], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestWebQueue:

@@ -127,11 +127,12 @@ class Capture:
         StoragePathError: The folder of the outputs cannot be made, or is not this user's own.
     """
 
-    __slots__ = ("_c_stdout", "_originals", "_path", "_spare", "_store", "_streams")
+    __slots__ = ("_c_stdout", "_flushed", "_originals", "_path", "_spare", "_store", "_streams")
 
     def __init__(self, store: StorePath) -> None:
         self._store = os.fspath(store)
         self._path: str | None = None
+        self._flushed = False
         self._spare: str | None = None  # the file of an earlier run, empty and nobody's
         self._streams: list[Any] = [getattr(sys, name) for name in _STREAMS]
         self._c_stdout = _c_stdout()
@@ -157,17 +158,14 @@ class Capture:
             if getattr(sys, name, None) is not own:  # an end() was interrupted
                 setattr(sys, name, own)
 
-    def end(self) -> None:
-        """Write out what is still in buffers, put back what the target replaced, and point 1 and 2 where they were before. Idempotent.
+    def flush(self) -> None:
+        """Write out what is still in buffers, and put back what the target replaced. Idempotent.
 
         To be called before the outcome is stored: whoever sees that a run has ended finds all of its output. Failures are ignored, but for what
         a signal handler raises, which passes through.
         """
         path = self._path
-        if path is None:
-            return
-        self._path = None
-        try:
+        if path is not None and not self._flushed:
             closed = [number for number in (1, 2) if not _is_open(number)]
             if closed:  # by the target; what the buffers hold is still to be written
                 with suppress(OSError, StoragePathError):
@@ -177,7 +175,18 @@ class Capture:
                 library.fflush(stream)
             for number, name in enumerate(_STREAMS, 1):
                 self._settle(number, name, path)
+            self._flushed = True
+
+    def end(self) -> None:
+        """Point 1 and 2 where they were before, after :meth:`flush`. Idempotent; that the outcome is stored need not wait for it."""
+        path = self._path
+        if path is None:
+            return
+        try:
+            self.flush()
         finally:
+            self._path = None
+            self._flushed = False
             self._turn_back()
         if _size(path) == 0:
             if self._spare is None and _is_unshared(path):
