@@ -216,11 +216,14 @@ class StartWatch:
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs one of parkit's own programs with this interpreter, wherever parkit was imported from.
+    """Return the command that runs one of parkit's own programs with this interpreter, and with this very parkit, wherever it was imported from.
 
-    The working folder is not searched for modules (``-P``), and parkit's own folder last, so that neither hides anything.
+    The working folder is not searched for modules (``-P``), and parkit's own folder only for parkit, so that neither hides anything.
     """
-    code = f"import sys; sys.path.append({_ROOT!r}); from parkit_async.{module} import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        f"import sys; sys.path.insert(0, {_ROOT!r}); import parkit, parkit_async; del sys.path[0]; "
+        f"from parkit_async.{module} import main; sys.exit(main(sys.argv[1:]))"
+    )
     return [sys.executable, "-P", "-c", code, *arguments]
 
 
