@@ -43,7 +43,6 @@ def run_foreground(store: str | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    pool_state.change(pool_state.shelf(path, pool_state.POOL), {"stopped": False})
     return _serve(path, lock, respawn=False)
 
 
@@ -73,8 +72,11 @@ def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
-    root.addHandler(SyslogHandler(store=store))
     try:
+        pool = pool_state.shelf(store, pool_state.POOL)  # before there is a log in the store: whatever is wrong with the store is said here
+        if not respawn:
+            pool_state.change(pool, {"stopped": False})
+        root.addHandler(SyslogHandler(store=store))
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
             runner.run(_supervise(store, respawn))
         return 0

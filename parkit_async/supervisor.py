@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from ._core import output, pool_state, process_ops, supervision
+from ._core import output, paths, pool_state, process_ops, supervision
 from ._core.binding import Binding
 from ._core.deaths import DeathWatch, open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_CHANGE, EVENT_ITEMS
@@ -258,7 +258,7 @@ class Supervisor(Actor[Message]):
         else:
             if isinstance(message, Drain | End):
                 # Before the workers see their supervisor go: they shall not start another one.
-                await self._change(self._pool, {"stopped": True})
+                await self._change(self._pool, {"stopped": "drains" if isinstance(message, Drain) else True})
             await self._handle(message)
         return None
 
@@ -274,8 +274,7 @@ class Supervisor(Actor[Message]):
         except (ValueError, TypeError) as error:
             _log.error("the pool's settings are wrong, and are left as they were: %s", error)
             self._size, self._options = size, options
-        if options != self._options:
-            await self._publish()
+        await self._publish()
         await self._meet_namespaces()
         for worker, record in pool_state.prefixed(self._pool, "worker:").items():
             employee = self._staff.get(worker)
@@ -284,10 +283,10 @@ class Supervisor(Actor[Message]):
                 await self._handle(Hello(worker))
             if record["worn"]:
                 await self._handle(Worn(worker))
-        if size != self._size:
+        if self._size != self._machine.size:
             await self._handle(self._looked())
             await self._handle(Resized(self._size))
-        if pool_state.get(self._pool, "stopped"):
+        if pool_state.get(self._pool, "stopped") is True:
             await self._handle(End())
 
     async def _meet_namespaces(self) -> None:
@@ -326,6 +325,7 @@ class Supervisor(Actor[Message]):
             await self._tell_retiring()
             await self._collect_all()
             await self._handle(self._looked())
+            await self._notice()
             self._limit_outputs()
             self._nudge()
             if self._loop.time() >= self._readers_checked + _READERS:
@@ -343,11 +343,14 @@ class Supervisor(Actor[Message]):
         """Cut the outputs that are too long: of what runs, and of what ran the last time and has ended since."""
         running = {process.uuid for process in self._running()}
         for uuid in running | self._ran:
-            try:
-                output.enforce(self.store, uuid, self._options.output_limit)
-            except (ParkitError, OSError) as error:
-                _log.error("the output of a process cannot be limited: %s", error)
+            self._limit_output(uuid)
         self._ran = running
+
+    def _limit_output(self, uuid: str) -> None:
+        try:
+            output.enforce(self.store, uuid, self._options.output_limit)
+        except (ParkitError, OSError) as error:
+            _log.error("the output of a process cannot be limited: %s", error)
 
     def _sweep_outputs(self) -> None:
         """Remove the outputs of processes that are no more. In a thread of its own."""
@@ -480,8 +483,11 @@ class Supervisor(Actor[Message]):
     async def _collect(self, worker: str, code: int) -> None:
         for namespace in list(self._namespaces.values()):
             for found in namespace.read(process_ops.running):
-                if found.run.worker == worker and await write(namespace, process_ops.crash, found.process, worker, code):
-                    _log.warning("process %s crashed: its worker %s (%s) left with %s", found.name, worker, found.run.pid, code)
+                if found.run.worker == worker:
+                    self._limit_output(found.uuid)  # while nobody knows of its end, after which nobody would
+                    if await write(namespace, process_ops.crash, found.process, worker, code):
+                        path = paths.join(namespace.name, found.name)
+                        _log.warning("process %s crashed: its worker %s (%s) left with %s", path, worker, found.run.pid, code)
         await self._change(self._pool, remove=(f"worker:{worker}",))
         self._untold.discard(worker)
         await self._change(self._crew, remove=(f"retire:{worker}",))

@@ -40,7 +40,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ._core import codecs, dict_ops, failures, objects, ownership, paths, pool_state, process_ops, program, supervision
+from ._core import codecs, dict_ops, failures, objects, output, ownership, paths, pool_state, process_ops, program, supervision
 from ._core.binding import Binding, locate
 from ._core.deaths import open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_ITEMS, Bell, thread_bell
@@ -66,6 +66,9 @@ BROKEN: Final = 70
 
 _ADOPTION: Final = 15.0
 """Seconds that a worker without a supervisor waits for another one."""
+
+_RELAUNCH: Final = 1.0
+"""Seconds after which it looks again whether one is on its way."""
 
 _REFUSED: Final = object()
 _LEAVE: Final = object()
@@ -162,6 +165,9 @@ class Worker:
         threading.Thread(target=self._watch_supervisor, name="parkit supervisor watch", daemon=True).start()
         self._handlers = {int(number): _signal.getsignal(number) for name in _RESTORED_SIGNALS if (number := getattr(signal, name, None)) is not None}
         self._environment = dict(_environment())
+        self._niceness = os.getpriority(os.PRIO_PROCESS, 0)
+        self._mask = os.umask(0o077)
+        os.umask(self._mask)
         self._threads = threading.active_count()
         self._memory = _resident()
         gc.collect()
@@ -258,7 +264,7 @@ class Worker:
         return bool(
             self._spent
             or (options.max_tasks and self._runs >= options.max_tasks)
-            or (options.max_age and time.monotonic() - self._born >= options.max_age)
+            or (options.max_age and self._runs and time.monotonic() - self._born >= options.max_age)  # not before it was of any use
             or (options.max_growth and _resident() - self._memory > options.max_growth)
         )
 
@@ -290,7 +296,11 @@ class Worker:
         if not self._is_intact():
             os._exit(BROKEN)
         self._close_contexts()
+        if os.getpriority(os.PRIO_PROCESS, 0) != self._niceness:
+            self._spent = True  # to raise it again takes privileges
         self._capture.flush()
+        with contextlib.suppress(OSError, ParkitError):
+            output.enforce(self.store, claim.uuid, self._options.output_limit)  # the supervisor looks at those that run, now and then
         self._runs += 1
         # Whoever waits for the outcome does not wait for this worker to be as good as new: that comes behind it.
         following = self._settle(namespace, claim, status, exitcode, frame)
@@ -363,6 +373,7 @@ class Worker:
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        os.umask(self._mask)
         self._capture.end()
         self._syslog.process = None
         if _environment() != self._environment:
@@ -372,11 +383,13 @@ class Worker:
 
     def _close_contexts(self) -> None:
         """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write."""
-        for context in ownership.contexts.pop(ownership.thread_owner(), []):
-            if isinstance(context, Writing):
-                context.namespace.finish(context)
-            else:
-                context.end()
+        for owner in list(ownership.contexts):
+            if owner is ownership.thread_owner() or _is_task_of_the_past(owner):
+                for context in ownership.contexts.pop(owner, []):
+                    if isinstance(context, Writing):
+                        context.namespace.finish(context)
+                    else:
+                        context.end()
 
     def _is_intact(self) -> bool:
         """Return whether the descriptors that this worker needs are still what they were: LMDB would write into whatever has their numbers now.
@@ -410,7 +423,7 @@ class Worker:
             return store(frame, status, exitcode)
         except ParkitError as error:
             # The outcome does not fit. That the process has ended, and why nothing is known of it, always does.
-            _log.error("the outcome of process %s cannot be stored: %s", claim.name, error)
+            _log.error("the outcome of process %s cannot be stored: %s", process_path(namespace, claim), error)
             short = codecs.encode(failures.capture(type(error)(str(error)[:1000])))
             return store(short, FAILED, 1)
 
@@ -487,9 +500,15 @@ class Worker:
             now = pool_state.get(self._crew, "supervisor")
             return now if now[1] != epoch else AGAIN
 
-        if respawn and changed() is AGAIN and not pool_state.get(self._pool, "stopped"):
-            supervision.launch(self.store)
-        return block(self._crew, EVENT_ALL, changed, time.monotonic() + _ADOPTION) is not AGAIN
+        deadline = time.monotonic() + _ADOPTION
+        while changed() is AGAIN:
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if respawn and not pool_state.get(self._pool, "stopped"):
+                supervision.launch(self.store)  # again and again: that one may die as well, before it has told anybody of itself
+            block(self._crew, EVENT_ALL, changed, min(deadline, now + _RELAUNCH))
+        return True
 
 
 def process_path(namespace: Namespace, claim: Claim) -> str:
@@ -522,6 +541,12 @@ def _environment() -> dict[bytes, bytes]:
     """Return the environment as the interpreter keeps it; comparing ``os.environ`` itself decodes every entry, and costs as much as a commit."""
     found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
     return found
+
+
+def _is_task_of_the_past(owner: Any) -> bool:
+    """Return whether what has a context open is a task, whose loop is closed."""
+    get_loop = getattr(owner, "get_loop", None)
+    return get_loop is not None and get_loop().is_closed()
 
 
 def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

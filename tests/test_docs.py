@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from parkit import killall, pool_status
+from parkit_async._core.pool import diagram
+from parkit_async._core.registry import close_all
+from parkit_async._core.settings import PoolOptions
 from tests.conftest import ROOT, RunScript
 
 pytestmark = pytest.mark.processes
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "examples").glob("**/*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$")
 OURS = re.compile(r"(?:\./)?((?:examples|tests|docs|parkit|parkit_async)/\S+|\S+\.(?:py|md|toml))")
 
@@ -88,7 +92,12 @@ def test_the_code_blocks_run(document: Path, run_script: RunScript, tmp_path: Pa
     blocks = [(block.line, block.file, block.source) for block in blocks_of(document.read_text()) if block.language == "python"]
     folder = tmp_path / "reader"
     folder.mkdir()
-    run_script(RUNNER, document, json.dumps(blocks), folder, timeout=50, env={"PYTHONWARNINGS": "error"})
+    try:
+        run_script(RUNNER, document, json.dumps(blocks), folder, timeout=50, env={"PYTHONWARNINGS": "error"})
+    finally:
+        killall(5)  # a reader's pool stays; here nobody needs it any more
+        close_all()
+        pool_status()  # whoever opens a store removes the sockets that killed workers have left there
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -113,6 +122,21 @@ def test_the_tests_that_a_document_names_are_there(document: Path) -> None:
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", document.read_text())
     missing = [f"{file}::{test}" for file, test in named if not defines(ROOT / "tests" / file, test)]
     assert not missing
+
+
+def test_the_states_of_a_worker_are_drawn_as_they_are() -> None:
+    drawn = [block.source for block in blocks_of((ROOT / "docs" / "architecture.md").read_text()) if block.language == "mermaid"]
+    assert drawn == [diagram()]
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (ROOT / "docs" / "settings.md").read_text().splitlines() if "|" in line]
+    listed = {row[0].strip("`"): row for row in rows}
+    assert {"PARKIT_STORAGE_PATH", "PARKIT_SYNCHRONOUS", "PARKIT_PROCESS_POOL_SIZE"} <= listed.keys()
+    for option, default in PoolOptions()._asdict().items():
+        row = listed["PARKIT_LOG_LEVEL" if option == "log_level" else f"PARKIT_PROCESS_{option.upper()}"]
+        assert row[1] == f"`set_pool_options({option}=...)`"
+        assert row[2] == ("16 MiB" if default == 16 << 20 else default if isinstance(default, str) else f"{default:g}")
 
 
 def defines(file: Path, test: str) -> bool:

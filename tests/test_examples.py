@@ -31,6 +31,7 @@ import psutil
 import pytest
 
 from parkit import Dict, Log, Process, Queue, killall, pool_status, processes
+from parkit_async._core.registry import close_all
 from parkit_async._core.waiting import counters
 from tests.conftest import ROOT
 
@@ -138,6 +139,8 @@ def no_pool(store: Path, tmp_path: Path) -> Iterator[None]:
     """End the pool of the test's store behind the test; fail if any other is left."""
     yield
     killall(PATIENCE)
+    close_all()
+    pool_status()  # whoever opens a store removes the sockets that killed workers have left there
     left = pool_of(tmp_path)
     for process in left:
         process.kill()
@@ -352,7 +355,7 @@ class TestQuickstart:
         assert re.search(killed + r"(?:  \d+ of 400 files\n)*" + replaced, output)
         assert output.count("crashed") == 1
         assert "\n3,200,000 words, 13 different ones, in 400 files;" in output
-        assert "\n       800,000  chapter\n       800,000  the\n" in output or "\n       800,000  " in output
+        assert re.search(r"\n\n       800,000  \w+\n       800,000  \w+\n\n", output)
         assert "Every file was counted once, and every total is equal to the single-process count." in output
         assert not list(scratch.iterdir())
         assert not pool_of(tmp_path)
@@ -426,14 +429,14 @@ class TestQuickstart:
     def test_shows_a_bar_on_a_terminal(self, books: Path, scratch: Path, tmp_path: Path) -> None:
         exitcode, shown = on_terminal([books], scratch)
         assert exitcode == 0
-        assert "400/400 files" in shown
+        assert "400/400" in shown
         assert "\x1b[" in shown
         assert "a worker, in the middle of counting" in shown
         assert "Every file was counted once" in shown
         assert not pool_of(tmp_path)
 
     def test_ctrl_c_typed_on_a_terminal(self, books: Path, scratch: Path, tmp_path: Path) -> None:
-        exitcode, shown = on_terminal([books], scratch, {r"[1-9]\d*/400 files": b"\x03"})
+        exitcode, shown = on_terminal([books], scratch, {r"[1-9]\d*/400": b"\x03"})
         assert exitcode == 130
         assert "quickstart: interrupted; no process is left" in shown
         assert "\x1b[?25h" in shown  # the cursor is there again
@@ -612,14 +615,13 @@ class TestService:
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         requests.put(["count_lines", str(pipe)])
-        os.close(os.open(pipe, os.O_WRONLY))  # returns when the worker has opened the other end
-        requests.put(["count_lines", str(pipe)])
-        with pipe.open("w"):  # both cannot end before this is closed
-            for process in processes(["running"]):
-                assert process.pid is not None
-                os.kill(process.pid, signal.SIGKILL)
-        statuses = [report["status"] for _, report in zip(range(2), reports.follow(timeout=PATIENCE), strict=False)]
-        assert "crashed" in statuses or statuses == ["finished", "finished"]
+        with pipe.open("w"):  # returns when the worker has opened the other end, which it reads until this is closed
+            (process,) = processes("running")
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            report = next(reports.follow(timeout=PATIENCE))
+        assert report["status"] == "crashed"
+        assert "SIGKILL" in report["error"]
         dispatcher.interrupt()
         assert dispatcher.finish() == (0, "")
 

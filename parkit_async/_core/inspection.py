@@ -10,7 +10,8 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -254,25 +255,26 @@ def lock_holder(descriptor: int, start: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
-def openers(directory: Path) -> set[int]:
-    """Return the other processes of this user that have a namespace's data file mapped, as far as the system tells (Linux).
+def openers(directories: Collection[Path]) -> dict[Path, set[int]]:
+    """Return, for each folder of a namespace, the other processes of this user that have its data file mapped; as far as the system tells (Linux).
 
     Forked children that have not used it yet are among them; they hold no lock on it.
     """
+    found: dict[Path, set[int]] = {directory: set() for directory in directories}
     if not _LINUX:
-        return set()
-    try:
-        inode = str(os.stat(directory / "data.mdb").st_ino)
-    except FileNotFoundError:
-        return set()
-    found = set()
+        return found
+    inodes: dict[str, Path] = {}
+    for directory in directories:
+        with suppress(FileNotFoundError):
+            inodes[str(os.stat(directory / "data.mdb").st_ino)] = directory
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-                    # The device is not compared: with some file systems it is another one here than stat() tells.
-                    if any(line.split(maxsplit=5)[4] == inode and "/data.mdb" in line for line in maps):
-                        found.add(int(name))
+                    for line in maps:
+                        # The device is not compared: with some file systems it is another one here than stat() tells.
+                        if "/data.mdb" in line and (at := inodes.get(line.split(maxsplit=5)[4])) is not None:
+                            found[at].add(int(name))
             except OSError:
                 continue  # it ended, or is another user's
     return found

@@ -31,16 +31,23 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from . import engine, paths
-from .engine import EngineError
+from .binding import locate
+from .engine import Engine, EngineError
 from .errors import ParkitError, StoragePathError
 from .inspection import lock_holder, openers
+from .layout import Entry, State, data_prefix, directory_key, header_key
+from .pool_state import POOL
 from .registry import open_if_there, opened
 from .shared import WORD_GROWN, WORD_PAGES, WORD_USED, SharedTable
+from .space import DEFAULT_SIZE
 
 __all__ = ["Compacted", "InUseError", "backup", "compact", "every_namespace", "existing_directory", "find_store", "verify"]
 
 OUTPUT: Final = "output"
 """Name of the folder in a store that holds what processes have printed."""
+
+WORKER: Final = "worker:"
+"""What the keys of the workers' records begin with; see ``pool_state``."""
 
 _ATTEMPTS: Final = 3
 _LOCK_HEAD: Final = 4096
@@ -140,6 +147,8 @@ def backup(store: Path, destination: str, names: Iterable[str] | None, progress:
             progress(name)
             folder = paths.namespace_directory(draft, name)
             _copy(store, name, folder, compact=True)
+            if name == paths.POOL_NAMESPACE:
+                _forget_workers(folder)
             _sync_file(folder / "data.mdb")
             paths.sync_directory(folder)
         if names is None and os.path.isdir(store / OUTPUT):
@@ -149,6 +158,31 @@ def backup(store: Path, destination: str, names: Iterable[str] | None, progress:
         os.rename(draft, target)
         paths.sync_directory(target.parent)
     return target
+
+
+def _forget_workers(folder: Path) -> None:
+    """Remove the records of workers from a copy of the pool's namespace.
+
+    They are alive, and the original's: a supervisor of the copy would take them for its own, and end them with its pool. Without a record, what they
+    ran when the copy was made is seen to have crashed there.
+    """
+    copy = Engine(folder, "full", DEFAULT_SIZE)
+    try:
+        with copy.begin_write() as transaction:
+            raw = transaction.get(directory_key(POOL))
+            if raw is not None:
+                header = header_key(Entry.unpack(raw).object_id)
+                state = State(transaction.get(header))
+                records = data_prefix(state.range) + locate(WORKER)
+                cursor = transaction.cursor()
+                while cursor.set_range(records) and cursor.key().startswith(records):
+                    cursor.delete()
+                    state.length -= 1
+                state.version += 1
+                transaction.put(header, state.pack())
+    finally:
+        copy.close()
+    (folder / "lock.mdb").unlink()
 
 
 def _copy_output(source: Path, target: Path) -> None:
@@ -184,7 +218,8 @@ def compact(store: Path, name: str) -> Compacted:
         StoragePathError: There is no such namespace, or its file is damaged.
     """
     directory = existing_directory(store, name)
-    assert opened(name, str(store)) is None
+    if opened(name, str(store)) is not None:
+        raise InUseError(f"namespace {name!r} is open in this process, and can be compacted only while nobody uses it", (os.getpid(),))
     with _alone(directory, name):
         pass  # refuse at once, not after a long copy
     before = os.stat(directory / "data.mdb").st_size
@@ -221,8 +256,8 @@ def _alone(directory: Path, name: str) -> Iterator[int]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
         except OSError:
             holder = lock_holder(descriptor, 0)
-            raise _in_use(name, openers(directory) | ({holder} if holder else set())) from None
-        found = openers(directory)
+            raise _in_use(name, openers([directory])[directory] | ({holder} if holder else set())) from None
+        found = openers([directory])[directory]
         if found:
             raise _in_use(name, found)
         yield descriptor

@@ -93,11 +93,9 @@ def stopping() -> Iterator[DeathWatch | supervision.StartWatch]:
         return
     supervisor = _supervisor(path)  # looked for before it is asked: it lets go of its lock a moment before it ends
     pool_state.change(pool, {"stopped": True})
-    while True:
+    while pool_state.get(pool, "stopped"):  # else a start() has begun another pool, which is not to end; looked at after who supervises
         if supervisor is not None:
             yield open_death_watch(supervisor)
-        if not pool_state.get(pool, "stopped"):
-            return  # a start() has begun another pool meanwhile, which is not to end
         supervisor = _supervisor(path)
         if supervisor is None:
             starting = supervision.begin_starting(path)

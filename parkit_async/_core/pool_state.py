@@ -5,7 +5,7 @@
     size       how many workers there shall be, if that was ever said
     options    see ``settings.PoolOptions``; what was said by function
     epoch      counts the supervisors
-    stopped    killall() was called, and nothing was started since
+    stopped    killall() was called, and nothing was started since; "drains" if it was the supervisor that was told to stop
     worker:ID  who the worker is, see ``identity``; and whether it wants to be replaced
 
 ``crew``, which the idle workers watch::

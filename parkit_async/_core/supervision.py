@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from . import fork, pool_state, registry
 from .errors import StoragePathError
+from .settings import default_pool_options, default_pool_size
 
 __all__ = ["StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
 
@@ -128,6 +129,7 @@ def ensure(store: str, *, restart: bool) -> None:
 
     Raises:
         StoragePathError: The service cannot be started.
+        ValueError: It would end at once: a variable of the pool's settings is wrong.
     """
     if running_supervisor(store) is not None:
         return
@@ -135,20 +137,30 @@ def ensure(store: str, *, restart: bool) -> None:
     if pool_state.get(pool, "stopped"):
         if not restart:
             return
-        pool_state.change(pool, {"stopped": False})
-    launch(store)
+        launch(store, restart=True)
+    else:
+        launch(store)
 
 
-def launch(store: str) -> bool:
-    """Start the service, detached from this process: it goes on when this one ends. Return False if somebody is starting it already."""
+def launch(store: str, restart: bool = False) -> bool:
+    """Start the service, detached from this process: it goes on when this one ends. Return False if somebody has started it, or is about to.
+
+    Args:
+        store: Path of the store, which exists.
+        restart: The pool was stopped, and is to be so no more. That is said only while nobody supervises or begins to: a supervisor that was told
+            to end must not lose sight of it. So this waits for whoever has the lock; it may be a killall() that looks whether it has come to its end.
+    """
     import subprocess  # only here: few programs start the service, and they need not all pay for this
 
-    starting = begin_starting(store)
+    default_pool_size(), default_pool_options()  # what is wrong with them would be said in the service's log, and here nothing would ever run
+    starting = begin_starting(store, wait=restart)
     if starting is None:
         return False
     try:
         if running_supervisor(store) is not None:
             return False
+        if restart:
+            pool_state.change(pool_state.shelf(store, pool_state.POOL), {"stopped": False})
         with open(_open(os.path.join(store, _LOG), os.O_APPEND), "ab") as log:
             # A shell in between: the service's parent is then nobody who would have to wait for it.
             subprocess.run(
@@ -168,11 +180,11 @@ def launch(store: str) -> bool:
     return True
 
 
-def begin_starting(store: str) -> int | None:
-    """Return a descriptor with the lock of who starts the service, or None if somebody has it."""
+def begin_starting(store: str, wait: bool = False) -> int | None:
+    """Return a descriptor with the lock of who starts the service, or None if somebody has it and ``wait`` is false."""
     descriptor = _open(os.path.join(store, _STARTING))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -329,6 +329,27 @@ class TestBackoff:
         assert time.tell(Died("w2", 1)) == [Collect("w2", 1), Stop()]
         assert len(time.reports) == 1
 
+    def test_nor_is_one_that_hung_before(self) -> None:
+        time = Timeline(2)
+        time.later(60)
+        time.tell(End(), Died("w1", -9))
+        assert time.reports == []
+
+    def test_the_failure_of_one_that_was_adopted_while_it_started(self) -> None:
+        time = Timeline(1, opened=False)
+        assert time.tell(Adopted("old", ready=False), look(), Died("old", 1)) == [Collect("old", 1)]
+        assert time.later(0.1) == [Spawn("w1")]
+
+    def test_one_that_fails_after_all_is_forgiven_begins_anew(self) -> None:
+        """It was started before the failure that was forgiven, and hung all the while."""
+        time = Timeline(2)
+        time.tell(Died("w1", 1))
+        time.later(0.1)
+        time.ready("w3")
+        assert time.later(60) == [Signal("w2", "KILL")]
+        assert time.tell(Died("w2", -9)) == [Collect("w2", -9, sweep=True)]
+        assert [report.level for report in time.reports] == ["warning", "info", "warning"]
+
 
 class TestStart:
     def test_one_that_does_not_get_ready_is_killed_and_has_failed(self) -> None:
@@ -447,6 +468,7 @@ class TestAdoption:
         assert time.tell(*(Adopted(f"old{n}") for n in range(4)), Resized(1)) == []
         assert time.tell(look(["old3", "old0"])) == [Retire("old2"), Retire("old1"), Retire("old3")]
         assert time.tell(Adopted("old4")) == [Retire("old4")]
+        assert time.tell(Adopted("old4"), Adopted("old0")) == []
 
     def test_a_death_before_the_first_look_is_made_up_for_after_it(self) -> None:
         time = Timeline(2, opened=False)
@@ -830,6 +852,11 @@ class World(RuleBasedStateMachine):
         if ready:
             self.heard_hello.add(id)
         self.tell(Adopted(id, ready))
+
+    @rule(number=number, ready=st.booleans())
+    def adopt_again(self, number: int, ready: bool) -> None:
+        if id := self.pick(number, [id for id in self.processes if id not in self.heard_dead]):
+            self.tell(Adopted(id, ready))
 
     @rule(fails=st.sampled_from(["", "at once", "later"]))
     def room(self, fails: str) -> None:

@@ -16,7 +16,7 @@ from parkit_async._core.objects import Handle
 ONLY_AWAITABLE = {"QueueEmpty", "QueueFull", "QueueShutDown", "aclose"}
 """Names that have their counterpart in the standard library on the blocking face, or that end what only an event loop has."""
 
-KINDS = ("Dict", "Queue", "LifoQueue", "Log", "Object")
+KINDS = ("Dict", "Queue", "LifoQueue", "Log", "Object", "Process")
 OPERATORS = {  # what the awaitable face has a method for, since an operator cannot be awaited
     "__contains__", "__delitem__", "__getitem__", "__iter__", "__len__", "__reversed__", "__setitem__", "__aiter__", "__await__",
 }  # fmt: skip
@@ -44,7 +44,20 @@ def test_help_of_Dict___init__() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["parkit.adapters.dict", "parkit.storage.namespace", "parkit.typeddicts"])
+def test_help_of_Process___init__() -> None:
+    lines = shown(parkit.Process.__init__).splitlines()
+    assert lines[0] == "Help on function __init__ in module parkit.adapters.process"
+    signature, *rest = lines[2:]
+    assert signature.startswith(
+        "__init__(self, path: str | None = None, /, *, create: bool = True, bind: bool = True, versioned: bool = True, target: "
+    )
+    assert [name for name, _, _ in parameters(parkit.Process.__init__)][-3:] == ["target", "args", "kwargs"]
+    assert rest == ["    Initialize self.  See help(type(self)) for accurate signature."]
+
+
+@pytest.mark.parametrize(
+    "name", ["parkit.adapters.dict", "parkit.adapters.process", "parkit.pool", "parkit.syslog", "parkit.storage.namespace", "parkit.typeddicts"]
+)
 def test_the_modules_that_help_shows_are_real(name: str) -> None:
     assert importlib.import_module(name).__name__ == name
 
@@ -82,6 +95,8 @@ def test_every_public_name_exists_in_both_faces() -> None:
     [
         "Dict", "LifoQueue", "Log", "Object", "Queue", "get_namespace_size", "namespaces", "objects", "set_namespace_size", "transaction", "snapshot",
         "ContextError", "ObjectExistsError", "ObjectNotFoundError", "TransactionError",
+        "Process", "ProcessCrashedError", "ProcessError", "ProcessPriority", "RemoteError", "SyslogHandler", "clean", "get_pool_options", "get_pool_size",
+        "killall", "pool_status", "processes", "set_pool_options", "set_pool_size", "set_process_priority", "syslog",
     ],
 )  # fmt: skip
 def test_every_documented_name_is_public(name: str) -> None:
@@ -96,6 +111,9 @@ def test_what_is_not_a_class_or_function_of_a_face_is_the_same_in_both() -> None
     for name in (
         "Codec",
         "DeadLetter",
+        "Output",
+        "ProcessPriority",
+        "SyslogHandler",
         "Statistics",
         "json_codec",
         "pickle_codec",
@@ -144,10 +162,11 @@ def test_classes_have_the_same_members_with_the_same_parameters_and_defaults(kin
 def test_what_waits_is_awaited_and_what_only_iterates_is_iterated(kind: str) -> None:
     cls = getattr(parkit_async, kind)
     iterated = {"keys", "values", "items", "irange", "follow"}
+    at_once = {"info"}
     for name in public(cls):
         member = inspect.getattr_static(cls, name)
         if inspect.isfunction(member):
-            assert inspect.iscoroutinefunction(member) != (name in iterated), name
+            assert inspect.iscoroutinefunction(member) != (name in iterated | at_once), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,3 +189,11 @@ def test_importing_a_face_starts_no_thread_and_opens_nothing(run_script: Any) ->
             print(threading.active_count(), len(after) - len(before), {name!r} != "parkit" or "asyncio" not in sys.modules)
         """)
         assert found.stdout.split() == ["1", "0", "True"]
+
+
+def test_functions_of_the_pool_are_awaited_and_lists_are_iterated() -> None:
+    for name in parkit.__all__:
+        function = getattr(parkit_async, name)
+        if inspect.isfunction(function) and function.__module__ == "parkit_async.pool":
+            assert inspect.iscoroutinefunction(function) != inspect.isasyncgenfunction(function), name
+            assert inspect.isasyncgenfunction(function) == (name == "processes"), name
