@@ -11,12 +11,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+from typing import Final
 
 from ._core import pool_state, supervision
+from ._core.deaths import open_death_watch
 from ._core.errors import ParkitError
+from ._core.identity import Identity
 from ._core.paths import open_store
 from ._core.pool import Drain, End
 from ._core.settings import get_storage_path
@@ -24,6 +28,9 @@ from ._core.syslog_handler import SyslogHandler
 from .supervisor import Notice, Supervisor
 
 __all__ = ["main", "notify", "run_foreground"]
+
+_HANDOVER: Final = 30
+"""Seconds that a detached supervisor gets to leave its pool to one in the foreground."""
 
 _log = logging.getLogger("parkit.supervisor")
 
@@ -36,14 +43,37 @@ def run_foreground(store: str | None = None) -> int:
     """
     path = str(open_store(store or get_storage_path()))
     lock = supervision.SupervisorLock(path)
-    if not lock.acquire():
+    if not lock.acquire() and not _take_over(path, lock):
         pid = supervision.running_supervisor(path)
         print(
             f"process {pid} supervises {path} already; stop it with `parkit pool stop`, or leave the pool to it",
             file=sys.stderr,
         )
         return 1
-    return _serve(path, lock, respawn=False)
+    # A service manager starts this service anew when it dies. Elsewhere, as on a terminal, the workers start a detached one.
+    managed = any(os.environ.get(name) for name in ("NOTIFY_SOCKET", "INVOCATION_ID"))
+    return _serve(path, lock, respawn=not managed, foreground=True)
+
+
+def _take_over(store: str, lock: supervision.SupervisorLock) -> bool:
+    """Have a detached supervisor leave its pool to this process, workers and all; return False where the one that is there is none of these."""
+    pid = supervision.running_supervisor(store)
+    pool, crew = pool_state.shelf(store, pool_state.POOL), pool_state.shelf(store, pool_state.CREW)
+    found = pool_state.get(crew, "supervisor")
+    if found is None or found["foreground"] or found["identity"][0] != pid:
+        return False
+    print(f"taking the pool over from the detached supervisor, process {pid}", file=sys.stderr)
+    starting = supervision.begin_starting(store, wait=True)  # so that no worker that sees its supervisor go starts another one
+    try:
+        pool_state.change(pool, {"handover": found["epoch"]})
+        with contextlib.closing(open_death_watch(Identity(*found["identity"]))) as watch:
+            poll = select.poll()
+            poll.register(watch.fileno(), select.POLLIN)
+            poll.poll(_HANDOVER * 1000)
+        return lock.acquire()
+    finally:
+        if starting is not None:
+            os.close(starting)
 
 
 def main(arguments: list[str]) -> int:
@@ -62,10 +92,10 @@ def main(arguments: list[str]) -> int:
         if options.starting >= 0:
             with contextlib.suppress(OSError):
                 os.close(options.starting)
-    return _serve(options.store, lock, respawn=True)
+    return _serve(options.store, lock, respawn=True, foreground=False)
 
 
-def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
+def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool, foreground: bool) -> int:
     os.environ["PARKIT_STORAGE_PATH"] = store
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -74,11 +104,11 @@ def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
     root.addHandler(handler)
     try:
         pool = pool_state.shelf(store, pool_state.POOL)  # before there is a log in the store: whatever is wrong with the store is said here
-        if not respawn:
+        if foreground:
             pool_state.change(pool, {"stopped": False})
         root.addHandler(SyslogHandler(store=store))
         with asyncio.Runner(loop_factory=_new_loop()) as runner:
-            runner.run(_supervise(store, respawn))
+            runner.run(_supervise(store, respawn, foreground))
         return 0
     except ParkitError as error:
         _log.error("%s", error)
@@ -90,9 +120,9 @@ def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool) -> int:
         lock.release()
 
 
-async def _supervise(store: str, respawn: bool) -> None:
+async def _supervise(store: str, respawn: bool, foreground: bool) -> None:
     loop = asyncio.get_running_loop()
-    supervisor = Supervisor(store, respawn=respawn)
+    supervisor = Supervisor(store, respawn=respawn, foreground=foreground)
     begun = False
     asked = 0
 

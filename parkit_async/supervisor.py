@@ -114,12 +114,15 @@ class _Employee:
 
     Attributes:
         child: Whether it is this process's own.
+        greeted: Whether its hello was heard.
+        signalled: The last signal that it was sent, or 0.
     """
 
     identity: Identity
     watch: DeathWatch
     child: bool
     greeted: bool = False
+    signalled: int = 0
 
 
 Message = Event | Notice | Look | Chore | Ended
@@ -130,15 +133,17 @@ class Supervisor(Actor[Message]):
 
     Args:
         store: Path of the store, whose lock the caller holds.
-        respawn: Whether workers start another supervisor should this one die; not under a service manager, which does that.
+        respawn: Whether workers and clients start another supervisor should this one die; not under a service manager, which does that.
+        foreground: Whether it is in the foreground; a detached one leaves its pool to one that is.
     """
 
-    def __init__(self, store: str, *, respawn: bool) -> None:
+    def __init__(self, store: str, *, respawn: bool, foreground: bool = False) -> None:
         super().__init__("parkit supervisor")
         self.store = store
         self.epoch = 0
         self.over = asyncio.Event()
         self._respawn = respawn
+        self._foreground = foreground
         self._pool: Binding
         self._crew: Binding
         self._machine: Pool
@@ -183,7 +188,8 @@ class Supervisor(Actor[Message]):
 
     async def _publish(self) -> None:
         """Tell the workers who supervises them, and how."""
-        entries = {"supervisor": [list(current()), self.epoch, self._respawn], "options": self._options._asdict()}
+        who = {"identity": list(current()), "epoch": self.epoch, "respawn": self._respawn, "foreground": self._foreground}
+        entries = {"supervisor": who, "options": self._options._asdict()}
         if any(pool_state.get(self._crew, key) != value for key, value in entries.items()):
             await self._change(self._crew, entries)
 
@@ -288,6 +294,9 @@ class Supervisor(Actor[Message]):
             await self._handle(Resized(self._size))
         if pool_state.get(self._pool, "stopped") is True:
             await self._handle(End())
+        elif pool_state.get(self._pool, "handover") == self.epoch and not self._foreground:
+            _log.info("the pool is left, with its workers, to a supervisor in the foreground")
+            self.over.set()
 
     async def _meet_namespaces(self) -> None:
         for name in pool_state.known_namespaces(self.store):
@@ -363,6 +372,7 @@ class Supervisor(Actor[Message]):
         self._readers_checked = self._loop.time()
         for namespace in (self._pool.namespace, *self._namespaces.values()):
             namespace.engine.check_readers()
+        self._pool.namespace.sockets.sweep()  # what the dead have left there, too
 
     # What the machine says.
 
@@ -433,11 +443,12 @@ class Supervisor(Actor[Message]):
         if employee is not None:
             await self._meet_namespaces()  # it may have died in one whose bell has not been heard yet
             # Its status is only looked at: until it is reaped, its group cannot become another's.
-            exitcode = None
             if employee.child:
                 exitcode = _exit_code(employee.identity.pid)
                 if exitcode is None:
                     exitcode = employee.watch.reap()  # where a status cannot be looked at
+            else:
+                exitcode = -employee.signalled if employee.signalled else None  # another's child: nobody can see what it left with
             await self._handle(self._looked())
             await self._handle(Died(worker, exitcode))
             self._nudge()
@@ -446,7 +457,8 @@ class Supervisor(Actor[Message]):
         employee = self._staff.get(worker)
         if employee is not None:
             with contextlib.suppress(PermissionError):
-                signal_exactly(employee.identity, number, group=True)
+                if signal_exactly(employee.identity, number, group=True):
+                    employee.signalled = number
 
     def _dismiss(self, worker: str) -> None:
         employee = self._staff.pop(worker, None)

@@ -70,6 +70,11 @@ _ADOPTION: Final = 15.0
 _RELAUNCH: Final = 1.0
 """Seconds after which it looks again whether one is on its way."""
 
+_TICK: Final = 20_000_000
+"""Nanoseconds by which the time of a file's change may lag behind the clock: the kernel's tick."""
+
+_UNKNOWN: Final = -1
+
 _REFUSED: Final = object()
 _LEAVE: Final = object()
 
@@ -292,6 +297,7 @@ class Worker:
             self._capture.begin(claim.uuid)
         except (OSError, ParkitError):
             _log.exception("the output of process %s cannot be kept", path)
+        begun = time.time_ns()
         status, exitcode, frame = self._call(namespace, claim, path)
         if not self._is_intact():
             os._exit(BROKEN)
@@ -302,6 +308,7 @@ class Worker:
         with contextlib.suppress(OSError, ParkitError):
             output.enforce(self.store, claim.uuid, self._options.output_limit)  # the supervisor looks at those that run, now and then
         self._runs += 1
+        self._note_modules(begun)  # before anybody learns of the outcome, and changes a module for the next run
         # Whoever waits for the outcome does not wait for this worker to be as good as new: that comes behind it.
         following = self._settle(namespace, claim, status, exitcode, frame)
         self._put_back()
@@ -379,7 +386,6 @@ class Worker:
         if _environment() != self._environment:
             os.environ.clear()
             os.environb.update(self._environment)
-        self._note_modules()
 
     def _close_contexts(self) -> None:
         """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write."""
@@ -439,7 +445,7 @@ class Worker:
                 return True
         return False
 
-    def _note_modules(self) -> None:
+    def _note_modules(self, begun: int) -> None:
         if len(sys.modules) == self._modules:
             return
         self._modules = len(sys.modules)
@@ -449,7 +455,9 @@ class Worker:
             path = getattr(sys.modules.get(name), "__file__", None)
             if isinstance(path, str) and not path.startswith(_installed()):
                 with contextlib.suppress(OSError):
-                    self._sources[path] = os.stat(path).st_mtime_ns
+                    modified = os.stat(path).st_mtime_ns
+                    # One that was changed during the run may have been loaded before that.
+                    self._sources[path] = modified if modified < begun - _TICK else _UNKNOWN
 
     def _begin_anew(self, claim: Claim) -> None:
         """Become a fresh interpreter that goes on with ``claim``. Does not return."""
@@ -487,8 +495,7 @@ class Worker:
 
     def _outlives(self, supervisor: Any) -> bool:
         """Sleep until a supervisor dies; return whether another one has come in time."""
-        identity, epoch, respawn = supervisor
-        watch = open_death_watch(Identity(*identity))
+        watch = open_death_watch(Identity(*supervisor["identity"]))
         try:
             poll = select.poll()
             poll.register(watch.fileno(), select.POLLIN)
@@ -498,14 +505,14 @@ class Worker:
 
         def changed() -> Any:
             now = pool_state.get(self._crew, "supervisor")
-            return now if now[1] != epoch else AGAIN
+            return now if now["epoch"] != supervisor["epoch"] else AGAIN
 
         deadline = time.monotonic() + _ADOPTION
         while changed() is AGAIN:
             now = time.monotonic()
             if now >= deadline:
                 return False
-            if respawn and not pool_state.get(self._pool, "stopped"):
+            if supervisor["respawn"] and not pool_state.get(self._pool, "stopped"):
                 supervision.launch(self.store)  # again and again: that one may die as well, before it has told anybody of itself
             block(self._crew, EVENT_ALL, changed, min(deadline, now + _RELAUNCH))
         return True

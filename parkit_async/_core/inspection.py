@@ -5,9 +5,7 @@ A value that cannot be decoded is no error here, but something to show: it comes
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -15,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from . import object_ops, paths
+from . import object_ops, paths, record_lock
 from .binding import Binding
 from .doorbell import EVENT_ALL, EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS, EVENT_SPACE
 from .engine import PAGE
@@ -36,7 +34,6 @@ __all__ = [
     "entries",
     "fullness",
     "items",
-    "lock_holder",
     "openers",
     "position",
     "snapshots",
@@ -234,25 +231,11 @@ def waiters(namespace: Namespace) -> list[Waiter]:
             at = slot * 4
             mask = table._slots[at + 2]
             events = ["any"] if mask & EVENT_ALL == EVENT_ALL else [name for event, name in _EVENTS.items() if mask & event]
-            found.append(Waiter(table._slots[at], events, lock_holder(table._descriptor, slot)))
+            found.append(Waiter(table._slots[at], events, record_lock.holder(table._descriptor, slot, 1)))
     return found
 
 
 # Who has what open. Processes say so by their locks and mappings, whatever they think themselves.
-
-_LINUX: Final = sys.platform.startswith("linux")
-_flock: Final = struct.Struct("@hhqqi0q") if _LINUX else struct.Struct("@qqihh")
-
-
-def lock_holder(descriptor: int, start: int) -> int | None:
-    """Return the process that has a record lock on a byte of a file, or None; never this one. 0 is a process of another container."""
-    if _LINUX:
-        request = _flock.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
-    else:
-        request = _flock.pack(start, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
-    answer = _flock.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, request)[: _flock.size])
-    kind, pid = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])
-    return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
 def openers(directories: Collection[Path]) -> dict[Path, set[int]]:
@@ -261,7 +244,7 @@ def openers(directories: Collection[Path]) -> dict[Path, set[int]]:
     Forked children that have not used it yet are among them; they hold no lock on it.
     """
     found: dict[Path, set[int]] = {directory: set() for directory in directories}
-    if not _LINUX:
+    if not sys.platform.startswith("linux"):
         return found
     inodes: dict[str, Path] = {}
     for directory in directories:

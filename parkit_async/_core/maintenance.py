@@ -30,11 +30,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from . import engine, paths
+from . import engine, paths, record_lock
 from .binding import locate
 from .engine import Engine, EngineError
 from .errors import ParkitError, StoragePathError
-from .inspection import lock_holder, openers
+from .inspection import openers
 from .layout import Entry, State, data_prefix, directory_key, header_key
 from .pool_state import POOL
 from .registry import open_if_there, opened
@@ -255,7 +255,7 @@ def _alone(directory: Path, name: str) -> Iterator[int]:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
         except OSError:
-            holder = lock_holder(descriptor, 0)
+            holder = record_lock.holder(descriptor, 0, 1)
             raise _in_use(name, openers([directory])[directory] | ({holder} if holder else set())) from None
         found = openers([directory])[directory]
         if found:

@@ -6,11 +6,12 @@
     options    see ``settings.PoolOptions``; what was said by function
     epoch      counts the supervisors
     stopped    killall() was called, and nothing was started since; "drains" if it was the supervisor that was told to stop
+    handover   epoch of a detached supervisor that is asked to leave its pool to one in the foreground
     worker:ID  who the worker is, see ``identity``; and whether it wants to be replaced
 
 ``crew``, which the idle workers watch::
 
-    supervisor    who that is, its epoch, whether workers are to start another one should it die
+    supervisor    identity and epoch; respawn: whether others are to start another one should it die; foreground: whether it is there
     namespace:N   there are, or were, processes in namespace N
     retire:ID     the worker shall leave as soon as it runs nothing
 

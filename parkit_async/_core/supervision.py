@@ -16,13 +16,12 @@ import contextlib
 import errno
 import fcntl
 import os
-import struct
 import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
-from . import fork, pool_state, registry
+from . import fork, pool_state, record_lock, registry
 from .errors import StoragePathError
 from .settings import default_pool_options, default_pool_size
 
@@ -32,10 +31,6 @@ _LOCK: Final = "supervisor"
 _STARTING: Final = "starting"
 _LOG: Final = "supervisor.log"
 _ROOT: Final = str(Path(__file__).resolve().parent.parent.parent)
-
-# struct flock, in the machine's layout: type and whence come first on Linux, last on macOS.
-_LINUX: Final = sys.platform.startswith("linux")
-_flock = struct.Struct("@hhqqi4x" if _LINUX else "@qqihh")
 
 _held: dict[str, SupervisorLock] = {}
 
@@ -103,21 +98,10 @@ def running_supervisor(store: str) -> int | None:
     if inquiry is None:
         inquiry = _inquiries[store] = _Inquiry(store)
     try:
-        answer = fcntl.fcntl(inquiry.descriptor, fcntl.F_GETLK, _question())
+        return record_lock.holder(inquiry.descriptor)
     except OSError:  # somebody's target has closed every descriptor
         inquiry = _inquiries[store] = _Inquiry(store)
-        answer = fcntl.fcntl(inquiry.descriptor, fcntl.F_GETLK, _question())
-    if _LINUX:
-        kind, _, _, _, pid = _flock.unpack(answer)
-    else:
-        _, _, pid, kind, _ = _flock.unpack(answer)
-    return None if kind == fcntl.F_UNLCK else pid
-
-
-def _question() -> bytes:
-    if _LINUX:
-        return _flock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    return _flock.pack(0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        return record_lock.holder(inquiry.descriptor)
 
 
 def ensure(store: str, *, restart: bool) -> None:
@@ -125,7 +109,7 @@ def ensure(store: str, *, restart: bool) -> None:
 
     Args:
         store: Path of the store, which exists.
-        restart: Also when the pool was stopped with killall().
+        restart: Also when the pool was stopped.
 
     Raises:
         StoragePathError: The service cannot be started.
@@ -133,13 +117,14 @@ def ensure(store: str, *, restart: bool) -> None:
     """
     if running_supervisor(store) is not None:
         return
-    pool = pool_state.shelf(store, pool_state.POOL)
-    if pool_state.get(pool, "stopped"):
-        if not restart:
-            return
-        launch(store, restart=True)
-    else:
+    if pool_state.get(pool_state.shelf(store, pool_state.POOL), "stopped"):
+        if restart:
+            launch(store, restart=True)
+        return
+    last = pool_state.get(pool_state.shelf(store, pool_state.CREW), "supervisor")
+    if last is None or last["respawn"]:
         launch(store)
+    # Else it has died under a service manager, which is about to start it anew.
 
 
 def launch(store: str, restart: bool = False) -> bool:

@@ -95,8 +95,8 @@ def test_every_public_name_exists_in_both_faces() -> None:
     [
         "Dict", "LifoQueue", "Log", "Object", "Queue", "get_namespace_size", "namespaces", "objects", "set_namespace_size", "transaction", "snapshot",
         "ContextError", "ObjectExistsError", "ObjectNotFoundError", "TransactionError",
-        "Process", "ProcessCrashedError", "ProcessError", "ProcessPriority", "RemoteError", "SyslogHandler", "clean", "get_pool_options", "get_pool_size",
-        "killall", "pool_status", "processes", "set_pool_options", "set_pool_size", "set_process_priority", "syslog",
+        "Process", "ProcessCrashedError", "ProcessError", "ProcessPriority", "RemoteError", "SyslogHandler", "clean", "get_pool_options",
+        "get_pool_size", "killall", "pool_status", "processes", "set_pool_options", "set_pool_size", "set_process_priority", "syslog",
     ],
 )  # fmt: skip
 def test_every_documented_name_is_public(name: str) -> None:

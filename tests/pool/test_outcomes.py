@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 import sys
 import time
 import traceback
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +213,8 @@ def test_a_call_that_cannot_be_loaded_fails_with_what_loading_raised(face: Face)
 @pytest.mark.parametrize(
     ("target", "args", "exitcode", "cause"),
     [
-        pytest.param("os._exit", (0,), 0, "exit code 0", id="os._exit(0)"),
-        pytest.param("os._exit", (7,), 7, "exit code 7", id="os._exit(7)"),
+        pytest.param(os._exit, (0,), 0, "exit code 0", id="os._exit(0)"),
+        pytest.param(os._exit, (7,), 7, "exit code 7", id="os._exit(7)"),
         pytest.param(targets.crash_natively, (), -signal.SIGSEGV, "SIGSEGV", id="segfault"),
         pytest.param(targets.signal_itself, (signal.SIGKILL,), -signal.SIGKILL, "SIGKILL", id="SIGKILL"),
         pytest.param(targets.signal_itself, (signal.SIGTERM,), -signal.SIGTERM, "SIGTERM", id="SIGTERM"),
@@ -222,9 +225,7 @@ def test_a_call_that_cannot_be_loaded_fails_with_what_loading_raised(face: Face)
     ],
 )
 def test_the_death_of_the_worker_is_a_crash(face: Face, pool: Pool, target: Any, args: Any, exitcode: int, cause: str) -> None:
-    import os
-
-    process = ended(face, os._exit if target == "os._exit" else target, *args)
+    process = ended(face, target, *args)
     assert outcome(process) == ("crashed", exitcode)
     error = raised(process)
     assert isinstance(error, parkit.ProcessCrashedError)
@@ -333,30 +334,27 @@ def test_a_task_that_is_left_is_cancelled(face: Face) -> None:
 # Overriding run().
 
 
-@pytest.mark.parametrize("cls", ["Adder", "AsyncAdder", "AwaitableAdder"])
-def test_run_can_be_overridden(face: Face, cls: str) -> None:
-    kind = getattr(targets, cls)
-    if cls.startswith("Awaitable") is (face.name == "blocking"):
-        pytest.skip("of the other face")
-    process = face.open(kind)
+def test_run_can_be_overridden(face: Face) -> None:
+    process = face.open(targets.Adder if face.name == "blocking" else targets.AwaitableAdder)
     process.update({"left": 1, "right": 2})
     process.start()
     assert process.get_result(PATIENCE) == 3
-    assert outcome(process) == ("finished", 0)
-    assert process.get("from") == (None if cls == "AsyncAdder" else "run")
+    assert process["from"] == "run" and outcome(process) == ("finished", 0)
 
 
-@pytest.mark.parametrize("target", [targets.add, targets.double])
-def test_an_overriding_run_can_call_the_one_that_it_overrides(face: Face, target: Any) -> None:
-    args: tuple[Any, ...] = (1, 2) if target is targets.add else (2,)
-    if face.name == "blocking":
-        if target is targets.double:
-            pytest.skip("what the blocking super().run() returns would have to be awaited")
-        process = face.open(targets.Wrapper, target=target, args=args)
-    else:
-        process = face.open(targets.AwaitableWrapper, target=target, args=args)
+def test_an_overriding_run_can_call_the_one_that_it_overrides(face: Face) -> None:
+    process = face.open(targets.Wrapper if face.name == "blocking" else targets.AwaitableWrapper, target=targets.add, args=(1, 2))
     process.start()
-    assert process.get_result(PATIENCE) == ["wrapped", 3 if target is targets.add else 4]
+    assert process.get_result(PATIENCE) == ["wrapped", 3]
+
+
+def test_the_awaitable_run_awaits_an_async_target(pool: Pool) -> None:
+    async def main() -> Any:
+        process = await targets.AwaitableWrapper(target=targets.double, args=(2,))
+        await process.start()
+        return await process.get_result(PATIENCE)
+
+    assert asyncio.run(main()) == ["wrapped", 4]
 
 
 def test_an_async_run_of_the_blocking_class_is_awaited(pool: Pool) -> None:
@@ -372,7 +370,5 @@ def test_what_is_told_of_a_run_is_consistent(face: Face) -> None:
     info = process.info()
     assert (info["name"], info["status"], info["exitcode"]) == (process.name, "finished", 0)
     assert info["pid"] == process.pid == process.ident == process.get_result()
-    from datetime import datetime
-
     times = [datetime.fromisoformat(info[name]).timestamp() for name in ("submitted", "started", "ended")]
     assert times == sorted(times) and before - 0.001 <= times[0]

@@ -266,6 +266,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_killall_says_when_somebody_is_still_there(face: Face) -> None:
+    face.set_pool_options(grace=0.5)
     held(face, target=targets.hold_stubbornly)
     with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"):
         face.killall(0.01)

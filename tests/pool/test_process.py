@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 import parkit
+import parkit_async
 from tests.faces.face import Face, calls
 
 from . import targets
@@ -583,12 +585,16 @@ def test_dropping_what_runs_in_a_transaction_is_refused(face: Face) -> None:
 
 
 def test_a_dropped_submission_does_not_run(face: Face) -> None:
-    process = waiting(face)
-    process.drop()
+    busy = [held(face), held(face)]
+    dropped, after = (face.Process(target=targets.put, args=("ns/q", name)) for name in ("dropped", "after"))
+    dropped.start()
+    after.start()
+    dropped.drop()
     let_go(face)
     let_go(face)
-    assert started(face, target=targets.add, args=(1, 2)).get_result(PATIENCE) == 3
-    assert [found.status for found in face.processes()].count("finished") == 3
+    for process in (*busy, after):
+        assert process.join(PATIENCE)
+    assert face.Queue("ns/q").get_many(5) == ["after"]
 
 
 def test_a_path_can_be_used_again_after_a_drop(face: Face) -> None:
@@ -679,10 +685,6 @@ def test_cleaning_what_runs_terminates_it(face: Face, pool: Pool) -> None:
 
 
 def test_a_cancelled_wait_does_nothing_to_the_process(pool: Pool) -> None:
-    import asyncio
-
-    import parkit_async
-
     async def main() -> Any:
         process = await parkit_async.Process(target=targets.hold, args=(READY,))
         await process.start()
@@ -700,10 +702,6 @@ def test_a_cancelled_wait_does_nothing_to_the_process(pool: Pool) -> None:
 
 
 def test_the_two_faces_share_a_process(pool: Pool) -> None:
-    import asyncio
-
-    import parkit_async
-
     process = parkit.Process("ns/p", target=targets.add, args=(1, 2))
 
     async def main() -> Any:
@@ -715,10 +713,6 @@ def test_the_two_faces_share_a_process(pool: Pool) -> None:
 
 
 def test_an_unawaited_process_is_made_when_it_is_started(pool: Pool) -> None:
-    import asyncio
-
-    import parkit_async
-
     async def main() -> Any:
         process = parkit_async.Process("ns/p", target=targets.add, args=(1, 2))
         await process.start()

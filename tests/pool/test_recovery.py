@@ -62,7 +62,7 @@ def pids(identities: dict[str, Identity]) -> set[int]:
 
 def crashes(text: str, process: Process[object]) -> int:
     """Return how often a log says that a process has crashed."""
-    return text.count(f"process {process.name.removeprefix('default/')} crashed")
+    return text.count(f"process {process.name} crashed")
 
 
 # The supervisor dies.
@@ -225,7 +225,7 @@ def test_a_supervisor_fails_and_dies_half_way_through_collecting(
     assert {(process.status, process.exitcode) for process in processes} == {("crashed", 255)}
     pool.eventually(lambda: pool.records() == {}, "the dead worker is not forgotten")
     text = finished.stderr + pool.log()
-    assert {text.count(f"process {number} crashed") for number in range(250)} == {1}
+    assert {text.count(f"process half/{number} crashed") for number in range(250)} == {1}
     # And nothing of it is in the way.
     set_pool_size(1)
     after = Process[object](target=record, args=("after",))
@@ -245,7 +245,7 @@ def test_a_supervisor_that_fails_tries_again_although_nothing_happens(pool: Mist
     assert {process.status for process in processes} == {"crashed"}
     supervisor.process.send_signal(signal.SIGTERM)
     errors = supervisor.finish().stderr
-    assert {errors.count(f"process {number} crashed") for number in range(250)} == {1}
+    assert {errors.count(f"process half/{number} crashed") for number in range(250)} == {1}
     assert "the disk is full, for once" in errors
 
 

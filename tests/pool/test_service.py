@@ -233,14 +233,34 @@ def test_a_second_one_is_refused(pool: MistreatedPool, serve: Serve, run_script:
     service.finish()
 
 
-def test_a_foreground_one_is_refused_where_a_detached_one_serves(pool: MistreatedPool, run_script: RunScript) -> None:
-    supervisor = pool.restart()
-    refused = run_script(FOREGROUND, check=False)
-    assert refused.exitcode == 1
-    assert f"process {supervisor} supervises {pool.path} already" in refused.stderr
+def test_a_foreground_one_takes_over_from_a_detached_one(pool: MistreatedPool, serve: Serve) -> None:
+    detached = pool.restart()
+    process = started(pool, "busy")
+    workers = pool.staff(2)
+    service = serve()
+    assert running_supervisor(pool.path) == service.pid != detached
+    assert pool.records() == workers, "the workers stay"
+    assert process.status == "running"
+    pool.go.put("on")
+    assert process.get_result(PATIENCE) == "busy"
+    os.kill(service.pid, signal.SIGTERM)
+    assert "taking the pool over" in service.finish().stderr
+    assert {liveness(identity) for identity in workers.values()} == {Liveness.DEAD}
+
+
+def test_nobody_starts_another_supervisor_while_a_service_manager_is_about_to(pool: MistreatedPool, serve: Serve) -> None:
+    first = serve()
+    pool.staff(2)
+    first.process.kill()
+    first.process.wait(PATIENCE)
     process = Process[object](target=record, args=("served",))
     process.start()
+    assert running_supervisor(pool.path) is None
+    assert not Path(pool.path, "supervisor.log").exists()
+    second = serve()
     assert process.get_result(PATIENCE) == "served"
+    os.kill(second.pid, signal.SIGTERM)
+    second.finish()
 
 
 # sd_notify.
