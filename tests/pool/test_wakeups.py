@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 
 from parkit import Process, set_pool_size, transaction
-from parkit_async._core.doorbell import EVENT_ITEMS
-from parkit_async._core.registry import open_namespace
-from parkit_async._core.shared import ONE_OF
 from parkit_async._core.waiting import counters
 from tests.pool.crashes import PATIENCE, MistreatedPool, mistreated
 
@@ -32,10 +29,8 @@ def run(number: int) -> int:
 
 
 def rested(pool: MistreatedPool, count: int) -> list[int]:
-    """Return the pids of the workers as soon as there are ``count``, all registered as idle, and asleep."""
+    """Return the pids of the workers as soon as there are ``count``, all asleep, and the supervisor has nothing to do."""
     workers = sorted(identity.pid for identity in pool.staff(count).values())
-    table = open_namespace("default").table
-    pool.eventually(lambda: len(table.waiters({ONE_OF: EVENT_ITEMS})) > 0, "nobody waits")
     everybody = [*workers, pool.supervisor()]
     seen: list[list[int]] = []
 
