@@ -378,7 +378,11 @@ class Supervisor(Actor[Message]):
 
     async def _handle(self, event: Event) -> None:
         for instruction in self._machine.handle(event, self._loop.time()):
-            await self._perform(instruction)
+            try:
+                await self._perform(instruction)
+            except Exception:
+                # The others must be performed all the same: the machine says nothing twice. What can be tried again is noted, for the chores.
+                _log.exception("the supervisor failed at %r", instruction)
 
     async def _perform(self, instruction: Instruction) -> None:
         match instruction:

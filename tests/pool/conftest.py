@@ -132,6 +132,7 @@ def pool(shared: Pool, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("PARKIT_SYNCHRONOUS", "off")
     parkit.set_storage_path(shared.store)
     yield shared
+    assert not (store / "supervisor.log").exists(), "the test has started another pool, which nobody ends"
     parkit.set_storage_path(shared.store)
     for process in parkit.processes("running"):
         process.kill()

@@ -158,18 +158,17 @@ def test_python_dash_c_and_stdin(pool: Pool) -> None:
 def test_modules_of_the_working_folder_and_of_the_search_path_are_found(face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "path", "on_the_path", "from in_the_folder import value\ndef work():\n    import os\n    return value, os.getcwd()\n")
     write(tmp_path / "folder", "in_the_folder", "value = 'found'\n")
-    monkeypatch.chdir(tmp_path / "folder")
-    monkeypatch.syspath_prepend("")
-    monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    import on_the_path  # type: ignore[import-not-found]
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "folder")
+        patch.syspath_prepend("")
+        patch.syspath_prepend(str(tmp_path / "path"))
+        import on_the_path  # type: ignore[import-not-found]
 
-    try:
-        assert run(face, on_the_path.work) == ("found", str(tmp_path / "folder"))
-    finally:
-        del sys.modules["on_the_path"], sys.modules["in_the_folder"]
+        try:
+            assert run(face, on_the_path.work) == ("found", str(tmp_path / "folder"))
+        finally:
+            del sys.modules["on_the_path"], sys.modules["in_the_folder"]
     # The next one comes from where this program was before.
-    monkeypatch.undo()
-    parkit.set_storage_path(face.raw(face.Dict("ns/d"))._binding.namespace.store)
     assert run(face, os.getcwd) == os.getcwd()
 
 

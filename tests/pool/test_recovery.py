@@ -457,6 +457,7 @@ def test_killall_leaves_no_orphan(pool: MistreatedPool) -> None:
     waiting = [Process[object](target=hold, args=(number,)) for number in range(3)]
     for process in waiting:
         process.start()
+    assert pool.begun.get(timeout=PATIENCE) in range(3)  # the other worker is busy as well
     killall(PATIENCE)
     assert pool.programs() == []
     assert running.status == "crashed"
@@ -472,18 +473,19 @@ def test_killall_leaves_no_orphan(pool: MistreatedPool) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped"])
 def test_killall_ends_the_workers_of_a_dead_supervisor(pool: MistreatedPool, spawn: Spawn, stopped: bool) -> None:
-    service = spawn("import sys; from parkit_async.service import run_foreground; sys.exit(run_foreground())")
+    # Under a service manager: its workers wait for another one, and do not start it.
+    service = spawn("import sys; from parkit_async.service import run_foreground; sys.exit(run_foreground())", env={"INVOCATION_ID": "a service"})
     pool.supervisor()
     busy = started(pool, "busy")
     workers = pool.staff(2)
-    os.kill(service.pid, signal.SIGKILL)  # its workers wait for another one, and do not start it
-    if stopped:
+    if stopped:  # before they see its death, or one of them might be stopped with a lock in its hands
         pool.stop(*pids(workers))
+    os.kill(service.pid, signal.SIGKILL)
     service.process.wait(PATIENCE)
     killall(PATIENCE)
     for identity in workers.values():
         assert liveness(identity) is Liveness.DEAD
-    assert (busy.status, busy.exitcode) == ("crashed", 255)
+    assert (busy.status, busy.exitcode) == ("crashed", -signal.SIGKILL if stopped else -signal.SIGTERM)
     assert pool.records() == {}
 
 
