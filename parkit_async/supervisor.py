@@ -329,6 +329,9 @@ class Supervisor(Actor[Message]):
             self.tell(message)
 
     async def _do_chores(self) -> None:
+        if supervision.is_lost(self.store):
+            _log.error("the store %s is gone from under its supervisor, so its pool ends", self.store)
+            await self._handle(End())
         try:
             await self._meet_namespaces()
             await self._tell_retiring()

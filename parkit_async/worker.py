@@ -22,12 +22,10 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C functions themselves: the standard module's, which make enums, cost ten times as much
 import argparse
 import contextlib
 import faulthandler
 import gc
-import inspect
 import json
 import logging
 import os
@@ -36,11 +34,9 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ._core import codecs, dict_ops, failures, objects, output, ownership, paths, pool_state, process_ops, program, supervision
+from ._core import codecs, dict_ops, failures, output, paths, pool_state, process_ops, program, supervision
 from ._core.binding import Binding, locate
 from ._core.deaths import open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_ITEMS, Bell, thread_bell
@@ -48,16 +44,15 @@ from ._core.errors import ParkitError
 from ._core.identity import Identity, current
 from ._core.namespace import Namespace
 from ._core.output import Capture, prepare_streams
-from ._core.process_ops import FAILED, FINISHED, Claim
+from ._core.process_ops import FAILED, Claim
 from ._core.registry import close_all, open_if_there
 from ._core.settings import PoolOptions
 from ._core.shared import ONE_OF, TableFullError
 from ._core.syslog_handler import SyslogHandler
 from ._core.transactions import Reading, Writing
 from ._core.waiting import AGAIN, SAFETY, block
-
-if TYPE_CHECKING:
-    import asyncio
+from .calling import Outcome, call
+from .surroundings import Surroundings
 
 __all__ = ["Worker", "main"]
 
@@ -70,15 +65,8 @@ _ADOPTION: Final = 15.0
 _RELAUNCH: Final = 1.0
 """Seconds after which it looks again whether one is on its way."""
 
-_TICK: Final = 20_000_000
-"""Nanoseconds by which the time of a file's change may lag behind the clock: the kernel's tick."""
-
-_UNKNOWN: Final = -1
-
 _REFUSED: Final = object()
 _LEAVE: Final = object()
-
-_RESTORED_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
 
 _log = logging.getLogger("parkit.worker")
 
@@ -105,7 +93,6 @@ class Worker:
         self._namespaces: list[Namespace] = []
         self._retired = False
         self._orphaned = False
-        self._spent = False
         self._options = PoolOptions()
         self._capture = Capture(store)
         self._bell: Bell = thread_bell(self._crew.namespace.sockets)
@@ -114,9 +101,6 @@ class Worker:
         self._interruptible = False
         self._context: bytes | None = None
         self._program: dict[str, Any] = {}
-        self._sources: dict[str, int] = {}
-        self._modules = len(sys.modules)
-        self._known_modules = set(sys.modules)
         self._runs = 0
         self._born = time.monotonic()
         self._memory = 0
@@ -168,12 +152,7 @@ class Worker:
         root.addHandler(handler)
         root.addHandler(self._syslog)
         threading.Thread(target=self._watch_supervisor, name="parkit supervisor watch", daemon=True).start()
-        self._handlers = {int(number): _signal.getsignal(number) for name in _RESTORED_SIGNALS if (number := getattr(signal, name, None)) is not None}
-        self._environment = dict(_environment())
-        self._niceness = os.getpriority(os.PRIO_PROCESS, 0)
-        self._mask = os.umask(0o077)
-        os.umask(self._mask)
-        self._threads = threading.active_count()
+        self._surroundings = Surroundings()
         self._memory = _resident()
         gc.collect()
         gc.freeze()
@@ -267,7 +246,7 @@ class Worker:
     def _is_worn(self) -> bool:
         options = self._options
         return bool(
-            self._spent
+            self._surroundings.spent
             or (options.max_tasks and self._runs >= options.max_tasks)
             or (options.max_age and self._runs and time.monotonic() - self._born >= options.max_age)  # not before it was of any use
             or (options.max_growth and _resident() - self._memory > options.max_growth)
@@ -286,7 +265,7 @@ class Worker:
             self._context, self._program = claim.context, json.loads(claim.program)
             anew = not self._resumed and self._program["executable"] != sys.executable
         else:
-            anew = claim.context != self._context or self._is_outdated()
+            anew = claim.context != self._context or self._surroundings.is_outdated()
         if anew:
             self._begin_anew(claim)
         program.enter(self._program)
@@ -298,20 +277,21 @@ class Worker:
         except (OSError, ParkitError):
             _log.exception("the output of process %s cannot be kept", path)
         begun = time.time_ns()
-        status, exitcode, frame = self._call(namespace, claim, path)
+        self._interruptible = True
+        outcome = call(claim, path, self.store, self._after_call)
         if not self._is_intact():
             os._exit(BROKEN)
-        self._close_contexts()
-        if os.getpriority(os.PRIO_PROCESS, 0) != self._niceness:
-            self._spent = True  # to raise it again takes privileges
+        self._surroundings.close_contexts()
         self._capture.flush()
         with contextlib.suppress(OSError, ParkitError):
             output.enforce(self.store, claim.uuid, self._options.output_limit)  # the supervisor looks at those that run, now and then
         self._runs += 1
-        self._note_modules(begun)  # before anybody learns of the outcome, and changes a module for the next run
+        self._surroundings.note_modules(begun)  # before anybody learns of the outcome, and changes a module for the next run
         # Whoever waits for the outcome does not wait for this worker to be as good as new: that comes behind it.
-        following = self._settle(namespace, claim, status, exitcode, frame)
-        self._put_back()
+        following = self._settle(namespace, claim, outcome)
+        self._surroundings.put_back()
+        self._capture.end()
+        self._syslog.process = None
         if following is _REFUSED:
             _log.warning("process %s is not this worker's any more; what came of it is dropped", path)
             self._leave()
@@ -320,82 +300,9 @@ class Worker:
         assert following is None or isinstance(following, Claim)
         return following
 
-    def _call(self, namespace: Namespace, claim: Claim, path: str) -> tuple[str, int, bytes]:
-        """Call what there is to call. Return status, exit code, and the frame of the result or error."""
-        try:
-            self._interruptible = True
-            handle = self._handle(namespace, claim, path)
-            try:
-                result = _invoke(handle)
-            finally:
-                self._outlive_threads()
-            try:
-                frame = codecs.encode(result)
-            except Exception as error:
-                raise TypeError(
-                    f"the result of process {path!r}, of type {type(result).__name__}, cannot be pickled; return plain data, or store it"
-                ) from error
-            return FINISHED, 0, frame
-        except SystemExit as leaving:
-            code = _exit_code(leaving)
-            return (FINISHED, 0, codecs.encode(None)) if code == 0 else (FAILED, code, codecs.encode(failures.capture(leaving)))
-        except BaseException as error:
-            with contextlib.suppress(Exception):
-                sys.stderr.write(f"Process {path}:\n")
-                traceback.print_exception(error)
-            return FAILED, 1, codecs.encode(failures.capture(error))
-        finally:
-            self._interruptible = False
-            if os.getpid() != self._pid:
-                os._exit(0)  # the target has forked, and this is the child
-
-    def _handle(self, namespace: Namespace, claim: Claim, path: str) -> Any:
-        cls, target, args, kwargs = codecs.decode(claim.call)
-        handle = objects.restored(cls, path, claim.uuid, self.store)
-        handle._set("_call", (target, args, kwargs))
-        return handle
-
-    def _outlive_threads(self) -> None:
-        """Wait for the threads and children that multiprocessing would wait for at a process's end; after them this interpreter is spent."""
-        left = self._threads_left()
-        if left:
-            self._spent = True
-            if not all(thread.daemon for thread in left):
-                _end_interpreter_threads()
-        if _has_children():
-            self._spent = True
-            if "multiprocessing.process" in sys.modules:
-                from multiprocessing import util
-
-                util._exit_function()  # type: ignore[attr-defined]
-
-    def _threads_left(self) -> list[threading.Thread]:
-        if threading.active_count() <= self._threads:
-            return []
-        return [thread for thread in threading.enumerate() if not thread.name.startswith("parkit ") and thread is not threading.main_thread()]
-
-    def _put_back(self) -> None:
-        """Undo what a target may have changed of the process that it ran in."""
-        for number, handler in self._handlers.items():
-            if _signal.getsignal(number) is not handler:
-                _signal.signal(number, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        os.umask(self._mask)
-        self._capture.end()
-        self._syslog.process = None
-        if _environment() != self._environment:
-            os.environ.clear()
-            os.environb.update(self._environment)
-
-    def _close_contexts(self) -> None:
-        """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write."""
-        for owner in list(ownership.contexts):
-            if owner is ownership.thread_owner() or _is_task_of_the_past(owner):
-                for context in ownership.contexts.pop(owner, []):
-                    if isinstance(context, Writing):
-                        context.namespace.finish(context)
-                    else:
-                        context.end()
+    def _after_call(self) -> None:
+        self._surroundings.outlive_threads()
+        self._interruptible = False
 
     def _is_intact(self) -> bool:
         """Return whether the descriptors that this worker needs are still what they were: LMDB would write into whatever has their numbers now.
@@ -407,16 +314,16 @@ class Worker:
         except OSError:
             return False
 
-    def _settle(self, namespace: Namespace, claim: Claim, status: str, exitcode: int, frame: bytes) -> Any:
+    def _settle(self, namespace: Namespace, claim: Claim, outcome: Outcome) -> Any:
         """Store the outcome. Return the next claim, taken in the same transaction; None, _LEAVE or _REFUSED."""
         self._notice_crew()
         more = not (self._retired or self._orphaned or self._is_worn())
         if more and len(self._namespaces) > 1:
             more = not any(other is not namespace and other.read(process_ops.anything_submitted) for other in self._namespaces)
 
-        def store(frame: bytes, status: str, exitcode: int) -> Any:
+        def store(outcome: Outcome) -> Any:
             def operation(writing: Writing) -> Any:
-                run = process_ops.finish(writing, claim.process, self.name, status, exitcode, frame)
+                run = process_ops.finish(writing, claim.process, self.name, *outcome)
                 if run is None:
                     return _REFUSED
                 if run.request:
@@ -425,39 +332,19 @@ class Worker:
 
             return namespace.write_apart(operation)
 
+        if self._surroundings.spent:
+            # A thread that the target has left behind may hold the namespace's turn, and never give it up. Then the process has crashed.
+            faulthandler.dump_traceback_later(max(self._options.grace, 1.0), exit=True)
         try:
-            return store(frame, status, exitcode)
+            return store(outcome)
         except ParkitError as error:
             # The outcome does not fit. That the process has ended, and why nothing is known of it, always does.
             _log.error("the outcome of process %s cannot be stored: %s", process_path(namespace, claim), error)
-            short = codecs.encode(failures.capture(type(error)(str(error)[:1000])))
-            return store(short, FAILED, 1)
+            return store(Outcome(FAILED, 1, codecs.encode(failures.capture(type(error)(str(error)[:1000])))))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     # Beginning anew, and the end.
-
-    def _is_outdated(self) -> bool:
-        """Return whether a module of the program was changed since it was loaded."""
-        for path, modified in self._sources.items():
-            try:
-                if os.stat(path).st_mtime_ns != modified:
-                    return True
-            except OSError:
-                return True
-        return False
-
-    def _note_modules(self, begun: int) -> None:
-        if len(sys.modules) == self._modules:
-            return
-        self._modules = len(sys.modules)
-        new = set(sys.modules) - self._known_modules
-        self._known_modules |= new
-        for name in new:
-            path = getattr(sys.modules.get(name), "__file__", None)
-            if isinstance(path, str) and not path.startswith(_installed()):
-                with contextlib.suppress(OSError):
-                    modified = os.stat(path).st_mtime_ns
-                    # One that was changed during the run may have been loaded before that.
-                    self._sources[path] = modified if modified < begun - _TICK else _UNKNOWN
 
     def _begin_anew(self, claim: Claim) -> None:
         """Become a fresh interpreter that goes on with ``claim``. Does not return."""
@@ -523,76 +410,6 @@ def process_path(namespace: Namespace, claim: Claim) -> str:
     return paths.join(namespace.name, claim.name)
 
 
-def _invoke(handle: Any) -> Any:
-    """Call ``run``, and await what it returns, on a loop of its own, if that can be awaited."""
-    face = sys.modules.get("parkit_async.process")
-    if face is not None and type(handle).run is face.Process.run:
-        # Not overridden: a target that is no coroutine function shall not run on an event loop.
-        target, args, kwargs = handle._call
-        result = None if target is None else target(*args, **kwargs)
-    else:
-        result = handle.run()
-    if not inspect.isawaitable(result):
-        return result
-
-    async def main() -> Any:
-        return await result
-
-    import asyncio
-
-    with asyncio.Runner(loop_factory=_new_loop()) as runner:
-        return runner.run(main())
-
-
-def _environment() -> dict[bytes, bytes]:
-    """Return the environment as the interpreter keeps it; comparing ``os.environ`` itself decodes every entry, and costs as much as a commit."""
-    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
-    return found
-
-
-def _is_task_of_the_past(owner: Any) -> bool:
-    """Return whether what has a context open is a task, whose loop is closed."""
-    get_loop = getattr(owner, "get_loop", None)
-    return get_loop is not None and get_loop().is_closed()
-
-
-def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
-def _exit_code(leaving: SystemExit) -> int:
-    """Return the exit code that the interpreter would leave with, after printing what it would print."""
-    code = leaving.code
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code & 0xFF
-    with contextlib.suppress(Exception):
-        sys.stderr.write(f"{code}\n")
-    return 1
-
-
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    except (AttributeError, OSError):
-        return False
-    return True
-
-
-def _end_interpreter_threads() -> None:
-    """Wait for all threads that are no daemons, as an interpreter does when it ends, and as multiprocessing has its processes do."""
-    shutdown: Callable[[], None] = threading._shutdown  # type: ignore[attr-defined]
-    shutdown()
-
-
 def _resident() -> int:
     """Return the bytes of memory that this process occupies."""
     try:
@@ -602,11 +419,6 @@ def _resident() -> int:
         import psutil
 
         return int(psutil.Process().memory_info().rss)
-
-
-def _installed() -> tuple[str, ...]:
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return (sys.base_prefix, sys.prefix, os.path.join(root, "parkit"))
 
 
 def _entry(reading: Reading, binding: Binding, key: str) -> Any:

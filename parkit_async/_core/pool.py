@@ -232,15 +232,10 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Mark what a dead worker ran as crashed, and forget its record.
-
-    Attributes:
-        sweep: Whether to kill first what is left of its process group: it was sent a signal, which the children of what it ran may have survived.
-    """
+    """Kill what is left of a dead worker's process group, mark what it ran as crashed, and forget its record."""
 
     worker: str
     exitcode: int | None
-    sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,11 +486,10 @@ class Pool:
             self._signal(worker, "TERM")
 
     def _bury(self, worker: Worker, exitcode: int | None, cause: str) -> None:
-        signalled = worker.state in (State.TERMINATING, State.KILLED)
         trouble = self._failure(worker)
         self._move(worker, State.DEAD)
         del self._workers[worker.id]
-        self._instructions.append(Collect(worker.id, exitcode, sweep=signalled))
+        self._instructions.append(Collect(worker.id, exitcode))
         if trouble is not None and self.phase is Phase.RUNNING:
             self._back_off(worker, f"{worker.id} {cause}{trouble}")
 

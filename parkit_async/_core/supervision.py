@@ -70,6 +70,17 @@ class SupervisorLock:
             self._descriptor = -1
 
 
+def is_lost(store: str) -> bool:
+    """Return whether the lock that makes this process the supervisor of a store is there no more: the store was deleted, or moved away."""
+    lock = _held.get(os.path.realpath(store))
+    if lock is None:
+        return False
+    try:
+        return not os.path.samestat(os.fstat(lock._descriptor), os.stat(os.path.join(store, _LOCK)))
+    except FileNotFoundError:
+        return True
+
+
 class _Inquiry:
     """A descriptor to ask by, kept open for each store."""
 

@@ -397,6 +397,21 @@ async def leave_transaction_async(path: str) -> int:
     return os.getpid()
 
 
+def leave_thread_in_transaction(path: str) -> int:
+    """Leave a thread behind that never gives up its turn to write."""
+    counter = parkit.Dict[str, int](path)
+    held = threading.Event()
+
+    def hold_on() -> None:
+        with parkit.transaction(counter):
+            held.set()
+            threading.Event().wait()
+
+    threading.Thread(target=hold_on, daemon=True).start()
+    held.wait()
+    return os.getpid()
+
+
 def leave_snapshot(path: str) -> int:
     _left.append(parkit.snapshot(parkit.Dict[str, int](path)))
     _left[-1].__enter__()
@@ -517,6 +532,12 @@ def log_all_levels() -> None:
     logger.debug("a debug record")
     logger.info("an info record")
     logger.error("an error record")
+
+
+def configure_logging() -> int:
+    """Configure logging as programs do that think that they are alone."""
+    logging.basicConfig(force=True, level=logging.CRITICAL, stream=sys.stdout)
+    return os.getpid()
 
 
 def log_exception() -> None:

@@ -54,6 +54,27 @@ def test_a_transaction_that_is_left_open_is_rolled_back(face: Face, target: Any)
     assert counter["n"] == 1
 
 
+def test_a_thread_that_keeps_the_turn_makes_its_process_crash_and_no_other(own_pool: Pool, face: Face) -> None:
+    face.set_pool_options(grace=1)
+    counter = face.Dict("ns/counter")
+    process = face.Process("ns/leaves", target=targets.leave_thread_in_transaction, args=("ns/counter",))
+    process.start()
+    assert process.join(PATIENCE)
+    assert (process.status, process.exitcode) == ("crashed", 1)
+    assert "leave_thread_in_transaction" in process.output.text() or "hold_on" in process.output.text()
+    assert run(face, targets.increment, "ns/counter") == 1
+    assert counter["n"] == 1
+
+
+def test_how_a_target_configures_logging_ends_with_it(face: Face) -> None:
+    worker = run(face, targets.configure_logging)
+    process = face.Process(target=targets.log_all_levels)
+    process.start()
+    process.get_result(PATIENCE)
+    assert run(face, targets.pid) == worker
+    assert "an info record" in process.output.text()
+
+
 def test_a_snapshot_that_is_left_open_is_ended(face: Face) -> None:
     face.Dict("ns/d")["k"] = "old"
     worker = run(face, targets.leave_snapshot, "ns/d")

@@ -600,3 +600,19 @@ def test_death_is_seen_by_whoever_waits(pool: MistreatedPool) -> None:
     process.close()
     assert pool_state.get(pool.shelf, "epoch") == 1
     assert sys.executable in psutil.Process(pool.supervisor()).cmdline()
+
+
+@pytest.mark.slow
+def test_a_pool_ends_when_its_store_is_gone(pool: MistreatedPool, tmp_path: Path) -> None:
+    process = Process[object](target=record, args=("warm",))
+    process.start()
+    process.get_result(PATIENCE)
+    workers, supervisor = pool.staff(2), identity_of(pool.supervisor())
+    assert supervisor is not None
+    elsewhere = tmp_path / "elsewhere"
+    os.rename(pool.path, elsewhere)
+    try:
+        for identity in (*workers.values(), supervisor):
+            pool.outlive(identity)
+    finally:
+        os.rename(elsewhere, pool.path)
