@@ -52,7 +52,10 @@ def run_foreground(store: str | None = None) -> int:
         return 1
     # A service manager starts this service anew when it dies. Elsewhere, as on a terminal, the workers start a detached one.
     managed = any(os.environ.get(name) for name in ("NOTIFY_SOCKET", "INVOCATION_ID"))
-    return _serve(path, lock, respawn=not managed, foreground=True)
+    try:
+        return _serve(path, respawn=not managed, foreground=True)
+    finally:
+        lock.release()
 
 
 def _take_over(store: str, lock: supervision.SupervisorLock) -> bool:
@@ -92,10 +95,11 @@ def main(arguments: list[str]) -> int:
         if options.starting >= 0:
             with contextlib.suppress(OSError):
                 os.close(options.starting)
-    return _serve(options.store, lock, respawn=True, foreground=False)
+    # The lock goes with the process: whoever finds no supervisor, as killall() does, shall find none on its way out either.
+    return _serve(options.store, respawn=True, foreground=False)
 
 
-def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool, foreground: bool) -> int:
+def _serve(store: str, respawn: bool, foreground: bool) -> int:
     os.environ["PARKIT_STORAGE_PATH"] = store
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -116,8 +120,6 @@ def _serve(store: str, lock: supervision.SupervisorLock, respawn: bool, foregrou
     except ValueError as error:  # a setting in the environment
         _log.error("%s", error)
         return 2
-    finally:
-        lock.release()
 
 
 async def _supervise(store: str, respawn: bool, foreground: bool) -> None:
@@ -133,7 +135,8 @@ async def _supervise(store: str, respawn: bool, foreground: bool) -> None:
     def stop() -> None:
         nonlocal asked
         asked += 1
-        notify("STOPPING=1")
+        if asked == 1:
+            notify("STOPPING=1")
         say(Drain() if asked == 1 else End())
 
     # From the beginning: a signal that ended the service now would leave the workers that it has just started.
@@ -165,13 +168,14 @@ async def _watchdog() -> None:
 
 
 def notify(state: str) -> None:
-    """Tell systemd something, if it asked to be told (sd_notify(3)). Never fails."""
+    """Tell systemd something, if it asked to be told (sd_notify(3)). Never fails, and never waits for one that does not listen."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
         sender.sendto(state.encode(), address)
 
 

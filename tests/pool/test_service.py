@@ -303,6 +303,15 @@ def test_a_manager_that_is_gone_does_no_harm(pool: MistreatedPool, manager: Mana
     assert "Traceback" not in service.finish().stderr
 
 
+def test_a_manager_that_does_not_listen_holds_nobody_up(pool: MistreatedPool, manager: Manager, serve: Serve) -> None:
+    service = serve(WATCHDOG_USEC="200")  # its queue is full in no time
+    process = Process[object](target=record, args=("served",))
+    process.start()
+    assert process.get_result(PATIENCE) == "served"
+    os.kill(service.pid, signal.SIGTERM)
+    assert service.finish().exitcode == 0
+
+
 # Its death.
 
 
