@@ -240,6 +240,7 @@ def test_a_supervisor_that_fails_tries_again_although_nothing_happens(pool: Mist
     occupy("half", "dead.1", os.getpid(), processes)
     set_pool_size(0)
     supervisor = spawn(HALF_WAY.replace("calls == 150", "False"))
+    assert pool.supervisor() == supervisor.pid  # or who waits below would start another one, and this one take over from it
     for process in processes:
         assert process.join(PATIENCE)
     assert {process.status for process in processes} == {"crashed"}
