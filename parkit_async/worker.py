@@ -38,12 +38,12 @@ from typing import Any, Final
 
 from ._core import codecs, dict_ops, failures, output, paths, pool_state, process_ops, program, supervision
 from ._core.binding import Binding, locate
+from ._core.capture import Capture, prepare_streams
 from ._core.deaths import open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_ITEMS, Bell, thread_bell
 from ._core.errors import ParkitError
 from ._core.identity import Identity, current
 from ._core.namespace import Namespace
-from ._core.output import Capture, prepare_streams
 from ._core.process_ops import FAILED, Claim
 from ._core.registry import close_all, open_if_there
 from ._core.settings import PoolOptions

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from parkit_async._core import filewatch, output
+from parkit_async._core import capture, filewatch, output, output_files
+from parkit_async._core.capture import Capture
 from parkit_async._core.errors import StoragePathError
-from parkit_async._core.output import Capture, Follower, Output, enforce, follow_blocking, output_path, remove, sweep
+from parkit_async._core.output import Follower, Output, enforce, follow_blocking, output_path, remove, sweep
 from tests.conftest import RunScript, Script, Spawn
 
 UUID = "0123456789abcdef" * 2
@@ -28,7 +29,8 @@ DEADLINE_MS = 30_000
 
 WORKER = """
 import ctypes, os, subprocess, sys, threading
-from parkit_async._core.output import Capture, Output, output_path, prepare_streams
+from parkit_async._core.capture import Capture, prepare_streams
+from parkit_async._core.output import Output, output_path
 
 STORE = os.environ["PARKIT_STORAGE_PATH"]
 prepare_streams()
@@ -413,24 +415,24 @@ else:
 @pytest.mark.processes
 def test_file_that_somebody_writes_in_is_not_unshared(file: Path, tmp_path: Path) -> None:
     file.touch()
-    assert output._is_unshared(str(file))
+    assert capture._is_unshared(str(file))
     with file.open("rb"):
-        assert output._is_unshared(str(file)), "readers do not matter"
+        assert capture._is_unshared(str(file)), "readers do not matter"
     with file.open("ab"):
-        assert not output._is_unshared(str(file))
+        assert not capture._is_unshared(str(file))
     with file.open("ab") as writer:
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=writer)
     with child:
-        assert not output._is_unshared(str(file))
+        assert not capture._is_unshared(str(file))
         child.communicate()
-    assert output._is_unshared(str(file))
-    assert not output._is_unshared(str(tmp_path / "missing"))
+    assert capture._is_unshared(str(file))
+    assert not capture._is_unshared(str(tmp_path / "missing"))
 
 
 def test_first_bytes_are_not_those_of_another_run(file: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader has opened the file of a run without output; before it reads, a worker uses that file for the next run."""
     file.touch()
-    really_open = output._open
+    really_open = output_files.open_existing
 
     def open_and_be_slow(path: str, flags: int) -> int | None:
         descriptor = really_open(path, flags)
@@ -439,7 +441,7 @@ def test_first_bytes_are_not_those_of_another_run(file: Path, store: Path, monke
             append(file.with_name(OTHER), b"another's\n")
         return descriptor
 
-    monkeypatch.setattr(output, "_open", open_and_be_slow)
+    monkeypatch.setattr(output, "open_existing", open_and_be_slow)
     assert Follower(Output(store, UUID)).take() == []
     file.touch()
     assert Output(store, UUID).read() == b""
