@@ -346,10 +346,11 @@ class Supervisor(Actor[Message]):
             self._rest()
 
     def _nudge(self) -> None:
-        """Wake a worker wherever something is submitted: the one that a commit rang may have died, or may have been stopped, before it looked."""
+        """Wake all idle workers of a namespace where something is submitted: the one that a commit chose may have died, or been stopped, or whoever
+        chose it died before ringing."""
         for namespace in self._namespaces.values():
             if namespace.read(process_ops.anything_submitted):
-                namespace.ring({ONE_OF: EVENT_ITEMS})
+                namespace.ring({ONE_OF: EVENT_ITEMS}, everybody=True)
 
     def _limit_outputs(self) -> None:
         """Cut the outputs that are too long: of what runs, and of what ran the last time and has ended since."""

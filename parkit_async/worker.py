@@ -376,6 +376,8 @@ class Worker:
                 if not self._outlives(supervisor):
                     break
         except Exception:
+            if self._crew.namespace.closed:
+                return  # the main thread is leaving
             _log.exception("the supervisor cannot be watched")
         self._orphaned = True
         self._crew.namespace.sockets.send(self._bell.address)

@@ -422,7 +422,7 @@ def thread_bell(directory: SocketDirectory) -> Bell:
     return bell
 
 
-def ring(table: SharedTable, directory: SocketDirectory, events: Mapping[int, int]) -> int:
+def ring(table: SharedTable, directory: SocketDirectory, events: Mapping[int, int], everybody: bool = False) -> int:
     """Wake all who wait for what a commit did; to be called after the commit, by any thread. Never blocks.
 
     Each bell gets one datagram, however many of its registrations match. Those of dead owners are evicted.
@@ -431,11 +431,12 @@ def ring(table: SharedTable, directory: SocketDirectory, events: Mapping[int, in
         table: The shared table of the namespace.
         directory: The sockets of its store.
         events: The mask of what happened, by object id.
+        everybody: See :meth:`.SharedTable.waiters`.
 
     Returns:
         How many bells ring.
     """
-    found = table.waiters(events)
+    found = table.waiters(events, everybody)
     if not found:
         return 0
     rung: dict[int, bool] = {}

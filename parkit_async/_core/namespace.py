@@ -681,10 +681,10 @@ class Namespace:
                 successor.rouse()
             raise
 
-    def ring(self, events: dict[int, int]) -> None:
+    def ring(self, events: dict[int, int], everybody: bool = False) -> None:
         """Wake those who wait for what a commit has changed."""
         if events:
-            self.statistics.rings += ring(self.table, self.sockets, events)
+            self.statistics.rings += ring(self.table, self.sockets, events, everybody)
 
     # Chores.
 

@@ -321,12 +321,13 @@ class SharedTable:
         """Return whether anybody waits for anything; about 0.15 us."""
         return self._map.find(b"\1", _AT_OCCUPANCY, _AT_SLOTS) >= 0
 
-    def waiters(self, events: Mapping[int, int]) -> list[tuple[int, int]]:
+    def waiters(self, events: Mapping[int, int], everybody: bool = False) -> list[tuple[int, int]]:
         """Find who waits for what a commit did. To be called after the commit.
 
         Args:
             events: The mask of what happened, by object id. Of those registered for :data:`ONE_OF` only one is found, which was not found
                 before: it passes on what is left.
+            everybody: Find all of these, too, also those that were found before: whoever found them may have died before it rang.
 
         Returns:
             Pairs of slot and address. A registration that changes meanwhile may appear with half of its old record; the wake is a hint.
@@ -343,7 +344,7 @@ class SharedTable:
             if oid in events and self._occupancy[slot]:
                 at = slot * _RECORD_WORDS
                 if self._slots[at + 2] & events[oid]:
-                    if oid == ONE_OF:
+                    if oid == ONE_OF and not everybody:
                         if chosen or self._slots[at + 3]:
                             continue
                         chosen = True

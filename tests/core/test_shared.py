@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parkit_async._core.errors import ParkitError, StoragePathError
-from parkit_async._core.shared import SLOTS, WORD_FREE, WORD_USED, SharedTable, TableFullError
+from parkit_async._core.shared import ONE_OF, SLOTS, WORD_FREE, WORD_USED, SharedTable, TableFullError
 from tests.conftest import RunScript, Spawn
 
 DEADLINE = 60
@@ -401,3 +401,23 @@ def test_a_commit_never_noted_is_dated_by_an_earlier_one(tmp_path_factory: pytes
             assert time is not None and txn_id - 4 <= time - 10**18 < txn_id
     finally:
         opened.close()
+
+
+# Those of whom one is enough.
+
+
+def test_of_those_of_whom_one_is_enough_each_commit_finds_another(table: SharedTable) -> None:
+    slots = [table.register(ONE_OF, 1, address) for address in (11, 12, 13)]
+    other = table.register(7, 1, 21)
+    found = [table.waiters({ONE_OF: 1}) for _ in range(4)]
+    assert found == [[(slots[0], 11)], [(slots[1], 12)], [(slots[2], 13)], []], "each is chosen once, until it registers anew"
+    table.unregister(slots[1])
+    again = table.register(ONE_OF, 1, 14)
+    assert table.waiters({ONE_OF: 2}) == []
+    assert sorted(table.waiters({ONE_OF: 1, 7: 1})) == sorted([(again, 14), (other, 21)])
+
+
+def test_everybody_is_found_when_one_may_not_have_been_rung(table: SharedTable) -> None:
+    slots = [table.register(ONE_OF, 1, address) for address in (11, 12)]
+    assert table.waiters({ONE_OF: 1}) == [(slots[0], 11)]
+    assert table.waiters({ONE_OF: 1}, everybody=True) == [(slots[0], 11), (slots[1], 12)]
