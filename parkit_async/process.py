@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ._core import pool_state, process_ops, supervision
@@ -15,7 +17,7 @@ from ._core.filewatch import LOOK
 from ._core.namespace import Namespace
 from ._core.output import Follower
 from ._core.processes import ProcessHandle
-from ._core.waiting import AGAIN, deadline_of, refuse_wait
+from ._core.waiting import AGAIN, SAFETY, deadline_of, refuse_wait, remaining, sooner
 from .dict import Dict
 from .object import Object, read_attempt
 from .operations import write
@@ -153,16 +155,29 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         look = self._ended(binding)
         store = str(binding.namespace.store)
 
-        async def attempt() -> Any:
+        async def attempt(lookout: supervision.Lookout | None = None) -> Any:
             found = look()
             if found is AGAIN:
                 await ensure_supervisor(store, restart=False)
+                if lookout is not None and lookout.died():
+                    return supervision.DIED
             return found
 
         ended = await read_attempt(look)
         if ended is AGAIN and timeout != 0:
             refuse_wait(self.path, what)
-            ended = await current_runtime().wait(binding, EVENT_DONE, attempt, deadline)
+            runtime = current_runtime()
+            step = supervision.Lookout.FIRST
+            ended = await runtime.wait(binding, EVENT_DONE, attempt, sooner(deadline, step))
+            while ended is AGAIN and remaining(deadline) != 0:
+                with closing(supervision.Lookout(store)) as lookout:
+                    watched = lookout.fileno() >= 0
+                    step = supervision.Lookout.FIRST if watched else min(2 * step, SAFETY)
+                    until = deadline if watched else sooner(deadline, step)
+                    with runtime.also(lookout.fileno(), binding, EVENT_DONE):
+                        ended = await runtime.wait(binding, EVENT_DONE, partial(attempt, lookout), until)
+                if ended is supervision.DIED:
+                    ended = AGAIN
         return ended
 
     async def terminate(self) -> None:

@@ -17,7 +17,8 @@ import threading
 import time
 import warnings
 from bisect import bisect_left, insort
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from ._core import fork
@@ -236,6 +237,24 @@ class Runtime:
             if woken:
                 waiters.pass_on()
             self._unregister(binding, event, waiters)
+
+    @contextmanager
+    def also(self, descriptor: int, binding: Binding, event: int) -> Iterator[None]:
+        """Have those who wait for an event of an object look as well when a descriptor becomes readable; -1 is none."""
+
+        def look() -> None:
+            self._loop.remove_reader(descriptor)
+            waiters = self._waiters.get((id(binding.namespace), binding.object_id, event))
+            if waiters is not None:
+                waiters.ring_all()
+
+        if descriptor >= 0:
+            self._loop.add_reader(descriptor, look)
+        try:
+            yield
+        finally:
+            if descriptor >= 0:
+                self._loop.remove_reader(descriptor)
 
     def _register(self, binding: Binding, event: int) -> _Waiters:
         namespace = binding.namespace

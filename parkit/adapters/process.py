@@ -4,6 +4,8 @@
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from parkit_async._core import pool_state as _pool_state
@@ -12,7 +14,7 @@ from parkit_async._core.doorbell import EVENT_DONE, thread_bell
 from parkit_async._core.namespace import Namespace
 from parkit_async._core.output import Follower, Output, follow_blocking
 from parkit_async._core.processes import ProcessHandle
-from parkit_async._core.waiting import AGAIN, block, deadline_of, refuse_wait
+from parkit_async._core.waiting import AGAIN, SAFETY, block, deadline_of, refuse_wait, remaining, sooner
 
 from .dict import Dict
 from .object import Object
@@ -140,16 +142,27 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         look = self._ended(binding)
         store = str(binding.namespace.store)
 
-        def attempt() -> Any:
+        def attempt(lookout: supervision.Lookout | None = None) -> Any:
             found = look()
             if found is AGAIN:
                 supervision.ensure(store, restart=False)
+                if lookout is not None and lookout.died():
+                    return supervision.DIED
             return found
 
         ended = look()
         if ended is AGAIN and timeout != 0:
             refuse_wait(self.path, what)
-            ended = block(binding, EVENT_DONE, attempt, deadline)
+            step = supervision.Lookout.FIRST
+            ended = block(binding, EVENT_DONE, attempt, sooner(deadline, step))
+            while ended is AGAIN and remaining(deadline) != 0:
+                with closing(supervision.Lookout(store)) as lookout:
+                    watched = lookout.fileno() >= 0
+                    step = supervision.Lookout.FIRST if watched else min(2 * step, SAFETY)
+                    until = deadline if watched else sooner(deadline, step)
+                    ended = block(binding, EVENT_DONE, partial(attempt, lookout), until, also=lookout.fileno())
+                if ended is supervision.DIED:
+                    ended = AGAIN
         return ended
 
     def terminate(self) -> None:

@@ -335,16 +335,17 @@ class Bell:
             pass
         return count
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | None = None, also: int = -1) -> bool:
         """Sleep until the bell rings, and take what rang it. Blocks the calling thread, which must be the bell's own.
 
         A signal handler that raises passes through; the datagrams stay for the next call.
 
         Args:
             timeout: Seconds; None waits without limit, 0 does not wait.
+            also: Another descriptor whose being readable ends the sleep; -1 is none.
 
         Returns:
-            True if it rang, or was closed by another thread; False if the time is over.
+            True if it rang, or was closed by another thread, or ``also`` is readable; False if the time is over.
 
         Raises:
             ValueError: The bell is closed.
@@ -354,6 +355,8 @@ class Bell:
         # A poll object refuses to be used twice at once, and a signal handler may come back here: so each call has its own.
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
+        if also >= 0:
+            poll.register(also, select.POLLIN)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else min(max(0, math.ceil((deadline - time.monotonic()) * 1000)), _LONGEST_POLL_MS)

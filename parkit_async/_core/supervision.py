@@ -16,16 +16,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
 from . import fork, pool_state, record_lock, registry
-from .errors import StoragePathError
+from .deaths import DeathWatch, open_death_watch
+from .errors import ProcessError, StoragePathError
+from .identity import identity_of
 from .settings import default_pool_options, default_pool_size
 
-__all__ = ["StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
+__all__ = ["DIED", "Lookout", "StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
 
 _LOCK: Final = "supervisor"
 _STARTING: Final = "starting"
@@ -113,6 +116,50 @@ def running_supervisor(store: str) -> int | None:
     except OSError:  # somebody's target has closed every descriptor
         inquiry = _inquiries[store] = _Inquiry(store)
         return record_lock.holder(inquiry.descriptor)
+
+
+DIED: Final = object()
+"""What an attempt to find a process ended returns when the supervisor has died meanwhile."""
+
+
+class Lookout:
+    """Watches the supervisor of a store for somebody who waits for a process: should it die with all its workers, nobody else would see that.
+
+    It costs as much as a commit, so it is for those who wait for longer. For one thread or event loop.
+
+    Args:
+        store: Path of the store, which exists.
+    """
+
+    FIRST: Final = 1.0
+    """Seconds to wait without one, at first, and while there is no supervisor; then twice as long each time."""
+
+    def __init__(self, store: str) -> None:
+        self._watch: DeathWatch | None = None
+        pid = running_supervisor(store)
+        if pid:
+            try:
+                identity = identity_of(pid)
+                self._watch = None if identity is None else open_death_watch(identity)
+            except (OSError, ProcessError):
+                pass  # it cannot be seen from here
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when the supervisor is dead; -1 if there was none."""
+        return -1 if self._watch is None else self._watch.fileno()
+
+    def died(self) -> bool:
+        """Return whether the supervisor has died."""
+        if self._watch is None:
+            return False
+        poll = select.poll()
+        poll.register(self._watch.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._watch is not None:
+            self._watch.close()
 
 
 def ensure(store: str, *, restart: bool) -> None:

@@ -15,7 +15,7 @@ from .errors import ContextError
 from .ownership import contexts, innermost
 from .shared import TableFullError
 
-__all__ = ["AGAIN", "SAFETY", "block", "counters", "deadline_of", "refuse_wait", "remaining"]
+__all__ = ["AGAIN", "SAFETY", "block", "counters", "deadline_of", "refuse_wait", "remaining", "sooner"]
 
 AGAIN: Final = object()
 """What an attempt returns when there is nothing yet."""
@@ -57,6 +57,12 @@ def remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
+def sooner(deadline: float | None, seconds: float) -> float:
+    """Return the deadline, or the moment when ``seconds`` are over, whichever comes first."""
+    moment = time.monotonic() + seconds
+    return moment if deadline is None else min(deadline, moment)
+
+
 def refuse_wait(path: str, what: str) -> None:
     """Raise ContextError if the caller has a transaction or snapshot open, in which what it waits for could never happen."""
     if contexts:
@@ -69,10 +75,13 @@ def refuse_wait(path: str, what: str) -> None:
             )
 
 
-def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None, look: Callable[[], Any] | None = None) -> Any:
+def block(
+    binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None, look: Callable[[], Any] | None = None, also: int = -1
+) -> Any:
     """Call ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
 
-    Where an attempt costs more than a look, ``look`` makes the first one, before anybody rang.
+    Where an attempt costs more than a look, ``look`` makes the first one, before anybody rang. ``also`` is a descriptor whose being readable is a
+    reason for an attempt, too, which then must not return AGAIN.
 
     Blocks the calling thread, asleep on its own socket; returns AGAIN when the deadline has passed.
     """
@@ -93,7 +102,7 @@ def block(binding: Binding, event: int, attempt: Callable[[], Any], deadline: fl
             left = remaining(deadline)
             if left is not None and left <= 0:
                 return AGAIN
-            if bell.wait(safety if left is None else min(left, safety)):
+            if bell.wait(safety if left is None else min(left, safety), also):
                 counters.wakeups += 1
             elif left is None or left > safety:
                 counters.wakeups += 1

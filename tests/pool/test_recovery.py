@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import parkit_async
 from parkit import Process, Queue, killall, pool_status, set_pool_size
 from parkit_async._core import pool_state, process_ops
 from parkit_async._core.deaths import open_death_watch
@@ -21,6 +24,7 @@ from parkit_async._core.errors import ProcessCrashedError
 from parkit_async._core.identity import Identity, Liveness, identity_of, liveness
 from parkit_async._core.registry import open_namespace
 from parkit_async._core.supervision import command, running_supervisor
+from parkit_async._core.waiting import counters
 from tests.conftest import Spawn
 from tests.pool.crashes import BREAKER, PATIENCE, MistreatedPool, hold, mistreated, occupy, record, stranger, with_children
 
@@ -172,6 +176,47 @@ def test_whoever_waits_has_a_pool_without_anybody_else_starting_something(pool: 
     pool.kill_all_at_once()
     assert busy.join(PATIENCE)
     assert busy.status == "crashed"
+
+
+def watches() -> bool:
+    """Return whether this process watches another one."""
+    return any("pidfd" in link for link in _links())
+
+
+def _links() -> Iterator[str]:
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            yield os.readlink(f"/proc/self/fd/{name}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for pidfds in /proc")
+@pytest.mark.parametrize("face", ["blocking", "awaitable"])
+def test_whoever_sleeps_already_sees_that_nobody_is_left(pool: MistreatedPool, face: str) -> None:
+    set_pool_size(1)
+    busy = started(pool, "busy")
+    waiting = Process[object](target=record, args=("waits",))
+    waiting.start()
+    results: list[object] = []
+
+    async def wait() -> None:
+        process = await parkit_async.Process[object](waiting.path, create=False)
+        results.append(await process.get_result(PATIENCE))
+
+    def sleep() -> None:
+        if face == "blocking":
+            results.append(waiting.get_result(PATIENCE))
+        else:
+            asyncio.run(wait())
+
+    rechecks = counters.rechecks
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    pool.eventually(watches, "nobody watches the supervisor")
+    pool.kill_all_at_once()
+    thread.join(PATIENCE)
+    assert results == ["waits"]
+    assert busy.status == "crashed"
+    assert counters.rechecks == rechecks, "it was seen, and not found by looking now and then"
 
 
 # NEEDS, test 8: the reaper fails half-way.
