@@ -412,7 +412,7 @@ def test_a_signal_arrives(echo: Echo) -> None:
 
 @pytest.mark.parametrize("group", [False, True])
 @pytest.mark.parametrize("edit", [other_start, other_boot, other_namespace])
-def test_a_stranger_gets_no_signal(edit: type, group: bool, leader: Echo) -> None:
+def test_a_stranger_gets_no_signal(edit: Callable[[Identity], Identity], group: bool, leader: Echo) -> None:
     if leader.identity.boot == "clock":
         edit = other_start  # all there is to edit, where no boot is compared
     assert not signal_exactly(edit(leader.identity), signal.SIGKILL, group)
