@@ -134,7 +134,7 @@ def deaths(settings: Settings) -> Iterator[Result]:
     started: Queue[int] = Queue("deaths/started")
     taken = []
     with _pool():
-        for _ in range(settings.either(60, 10)):
+        for _ in range(settings.either(200, 10)):
             process: Process[None] = Process(target=_hang, args=(started,))
             process.start()
             pid = started.get(timeout=60)
