@@ -110,7 +110,8 @@ class Pipe:
         return Finished(self.process.returncode, output.decode(), errors.decode())
 
     def interrupt(self) -> Finished:
-        """Send SIGINT, as Ctrl-C would, and wait for its end."""
+        """Send SIGINT, as Ctrl-C would, when it sleeps, and wait for its end."""
+        until_asleep(self.process.pid, self._deadline)
         self.process.send_signal(signal.SIGINT)
         return self.finish()
 
@@ -135,6 +136,17 @@ def pipe(store: Path) -> Iterator[Callable[..., Pipe]]:
     yield start
     for command in started:
         command.close()
+
+
+def until_asleep(pid: int, deadline: float) -> None:
+    """Wait until the main thread of a process sleeps, where the system tells.
+
+    CPython forgets a signal that comes between its last look for signals and the system call in which a function then sleeps, until something else
+    ends that sleep. A person types Ctrl-C once more; a test must not come at that moment.
+    """
+    stat = Path(f"/proc/{pid}/task/{pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline, "it does not sleep"
 
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[()][A-Z0-9]|\r")
@@ -175,7 +187,9 @@ class Terminal:
             assert self._read(), f"the command ended without showing {text!r}: {self.text}"
 
     def type(self, text: str) -> None:
-        """Type; ``\\x03`` is Ctrl-C."""
+        """Type; ``\\x03`` is Ctrl-C, typed when the command sleeps."""
+        if "\x03" in text:
+            until_asleep(self.process.pid, self._deadline)
         os.write(self._master, text.encode())
 
     def finish(self) -> int:
