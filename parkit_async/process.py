@@ -103,8 +103,10 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         Raises:
             ProcessError: It was started before.
             StoragePathError: The supervisor cannot be started.
+            ValueError: A setting of the pool in the environment is wrong; the process is not started.
         """
         binding = await self._reach()
+        supervision.check(str(binding.namespace.store))
         await write(binding.namespace, *self._start(binding))
         await ensure_supervisor(str(binding.namespace.store), restart=True)
 

@@ -91,8 +91,10 @@ class Process(ProcessHandle, Dict[Any, Any], Generic[R]):
         Raises:
             ProcessError: It was started before.
             StoragePathError: The supervisor cannot be started.
+            ValueError: A setting of the pool in the environment is wrong; the process is not started.
         """
         binding = self._open_binding()
+        supervision.check(str(binding.namespace.store))
         binding.namespace.write(*self._start(binding))
         supervision.ensure(str(binding.namespace.store), restart=True)
 

@@ -33,7 +33,7 @@ from .paths import POOL_NAMESPACE
 from .registry import open_if_there, open_namespace
 from .transactions import Reading, Writing
 
-__all__ = ["CREW", "POOL", "add_namespace", "change", "get", "known_namespaces", "prefixed", "shelf", "shelf_if_there"]
+__all__ = ["CREW", "POOL", "add_namespace", "change", "get", "is_known", "known_namespaces", "prefixed", "shelf", "shelf_if_there"]
 
 POOL: Final = "pool"
 CREW: Final = "crew"

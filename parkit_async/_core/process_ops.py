@@ -14,7 +14,7 @@ Invariants:
 
 * A process is in the list SUBMITTED exactly while it is submitted, in RUNNING exactly while it is running: every change is one transaction.
 * Only the worker that claimed a run can store its outcome, and only while it is running: the run names the worker, and a worker's name is
-  never given twice. So a worker that was taken for dead, and lives, is refused (:func:`finish` returns False).
+  never given twice. So a worker that was taken for dead, and lives, is refused (:func:`finish` returns None).
 * Once a signal was asked for, the worker takes nothing else after this run. A signal that arrives late hits a worker that is leaving.
 """
 

@@ -28,7 +28,7 @@ from .errors import ProcessError, StoragePathError
 from .identity import identity_of
 from .settings import default_pool_options, default_pool_size
 
-__all__ = ["DIED", "Lookout", "StartWatch", "SupervisorLock", "begin_starting", "command", "ensure", "launch", "running_supervisor"]
+__all__ = ["DIED", "Lookout", "StartWatch", "SupervisorLock", "begin_starting", "check", "command", "ensure", "launch", "running_supervisor"]
 
 _LOCK: Final = "supervisor"
 _STARTING: Final = "starting"
@@ -162,6 +162,13 @@ class Lookout:
             self._watch.close()
 
 
+def check(store: str) -> None:
+    """Raise ValueError if a supervisor that is still to be started would end at once, for a wrong setting in the environment. Never waits."""
+    if running_supervisor(store) is None:
+        default_pool_size()
+        default_pool_options()
+
+
 def ensure(store: str, *, restart: bool) -> None:
     """See that the store has a supervisor, or soon will: start the service if it has none. Blocks for some milliseconds when it does that.
 
@@ -195,7 +202,7 @@ def launch(store: str, restart: bool = False) -> bool:
     """
     import subprocess  # only here: few programs start the service, and they need not all pay for this
 
-    default_pool_size(), default_pool_options()  # what is wrong with them would be said in the service's log, and here nothing would ever run
+    check(store)  # what is wrong would be said in the service's log, and here nothing would ever run
     starting = begin_starting(store, wait=restart)
     if starting is None:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import parkit_async
 from parkit import Process, pool_status, set_pool_size
 from parkit_async._core.identity import Liveness, liveness
 from parkit_async._core.supervision import running_supervisor
@@ -217,7 +219,16 @@ def test_a_wrong_setting_is_an_error_of_whoever_starts_the_pool(pool: Mistreated
         patch.setenv("PARKIT_PROCESS_POOL_SIZE", "many")
         with pytest.raises(ValueError, match="PARKIT_PROCESS_POOL_SIZE is 'many'"):
             process.start()
+        with pytest.raises(ValueError, match="PARKIT_PROCESS_POOL_SIZE is 'many'"):
+            asyncio.run(start_awaited(process.path))
+    assert process.status == "created", "nothing is half done"
+    process.start()
     assert process.get_result(PATIENCE) == "in the end"
+
+
+async def start_awaited(path: str) -> None:
+    process = await parkit_async.Process[object](path, create=False)
+    await process.start()
 
 
 def test_a_second_one_is_refused(pool: MistreatedPool, serve: Serve, run_script: RunScript) -> None:
