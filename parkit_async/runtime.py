@@ -19,10 +19,9 @@ import warnings
 from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from ._core import fork
-from ._core.binding import Binding
 from ._core.doorbell import EVENT_ITEMS, Bell, SocketDirectory
 from ._core.namespace import Namespace
 from ._core.shared import SharedTable, TableFullError
@@ -81,6 +80,15 @@ def _sweep() -> None:
             ResourceWarning,
             stacklevel=4,
         )
+
+
+class Place(Protocol):
+    """Where one can wait for a doorbell: a binding, or one of the numbers that are registered instead of an object's."""
+
+    @property
+    def namespace(self) -> Namespace: ...
+    @property
+    def object_id(self) -> int: ...
 
 
 class _Waiters:
@@ -197,7 +205,7 @@ class Runtime:
 
     # Waiting.
 
-    async def wait(self, binding: Binding, event: int, attempt: Callable[[], Awaitable[Any]], deadline: float | None) -> Any:
+    async def wait(self, binding: Place, event: int, attempt: Callable[[], Awaitable[Any]], deadline: float | None) -> Any:
         """Await ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
 
         Returns AGAIN when the deadline, on the monotonic clock, has passed. Cancelled while it waits, nothing was done.
@@ -239,7 +247,7 @@ class Runtime:
             self._unregister(binding, event, waiters)
 
     @contextmanager
-    def also(self, descriptor: int, binding: Binding, event: int) -> Iterator[None]:
+    def also(self, descriptor: int, binding: Place, event: int) -> Iterator[None]:
         """Have those who wait for an event of an object look as well when a descriptor becomes readable; -1 is none."""
 
         def look() -> None:
@@ -256,7 +264,7 @@ class Runtime:
             if descriptor >= 0:
                 self._loop.remove_reader(descriptor)
 
-    def _register(self, binding: Binding, event: int) -> _Waiters:
+    def _register(self, binding: Place, event: int) -> _Waiters:
         namespace = binding.namespace
         key = id(namespace), binding.object_id, event
         waiters = self._waiters.get(key)
@@ -274,7 +282,7 @@ class Runtime:
         waiters.users += 1
         return waiters
 
-    def _unregister(self, binding: Binding, event: int, waiters: _Waiters) -> None:
+    def _unregister(self, binding: Place, event: int, waiters: _Waiters) -> None:
         waiters.users -= 1
         if not waiters.users:
             self._waiters.pop((id(binding.namespace), binding.object_id, event), None)

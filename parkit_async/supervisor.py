@@ -102,7 +102,7 @@ class Ended:
 
 
 class _Place(NamedTuple):
-    """Where to wait for a doorbell; what ``Runtime.wait`` needs of a binding."""
+    """Where the supervisor waits to be told of signals in a namespace; see ``runtime.Place``."""
 
     namespace: Namespace
     object_id: int
@@ -246,7 +246,7 @@ class Supervisor(Actor[Message]):
             return asked if asked != seen else AGAIN
 
         while True:
-            seen = await current_runtime().wait(_Place(namespace, SUPERVISOR), EVENT_CHANGE, look, None)  # type: ignore[arg-type]
+            seen = await current_runtime().wait(_Place(namespace, SUPERVISOR), EVENT_CHANGE, look, None)
             self._tell_if_alive(Look())
 
     # Messages.
