@@ -73,9 +73,24 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Look for faults for a minute in each kind: power loss, histories, full disks, signals; ten minutes of soak. Seeds are printed."""
+    session.install("-e", ".[dev]")
+    environment = {"PARKIT_FAULTS_SECONDS": "60", **session.env}
+    session.run("python", "-m", "pytest", "tests/faults", "-s", "--timeout", "1500", *session.posargs, env=environment)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation's pages into docs/_build, with warnings as errors."""
+    session.install("-e", ".[docs,dashboard]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure parkit against bare LMDB and multiprocessing, and print the README's table of figures."""
-    session.install(".[dev]")
+    session.install(".[dev,bench]")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
 
 
