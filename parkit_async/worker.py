@@ -194,7 +194,7 @@ class Worker:
             namespace = namespaces.pop(0)
             namespaces.append(namespace)
             if namespace.read(process_ops.anything_submitted):
-                claim: Claim | None = namespace.write_apart(process_ops.claim, self.name, self._pid)
+                claim: Claim | None = namespace.write_apart(process_ops.claim, (self.name, self._pid))
                 if claim is not None:
                     self._home = namespace
                     return claim
@@ -330,7 +330,7 @@ class Worker:
                     return _LEAVE  # a signal is on its way
                 return process_ops.claim(writing, self.name, self._pid) if more else None
 
-            return namespace.write_apart(operation)
+            return namespace.write_apart(operation, ())
 
         if self._surroundings.spent:
             # A thread that the target has left behind may hold the namespace's turn, and never give it up. Then the process has crashed.

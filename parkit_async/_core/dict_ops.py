@@ -83,17 +83,17 @@ def lookup(binding: Binding, key: object, default: Any) -> Any:
 
 def store(binding: Binding, key: object, value: object) -> None:
     """Store a value in the caller's transaction or one of its own, waiting for the turn: :func:`put`, with a short way for each."""
-    entry = binding.encode_entry(key, value)
+    tail, frame, flags = binding.encode_entry(key, value)
     namespace = binding.namespace
     if contexts:
         writing = for_writing(namespace)
         if writing is not None:
             try:
-                put(writing, binding, *entry)
+                put(writing, binding, tail, frame, flags)
             except EngineError as error:
                 raise namespace.space.failed(error, "storing a value") from error
             return
-    namespace.write(put, binding, *entry)
+    namespace.write_apart(put, (binding, tail, frame, flags))
 
 
 def get(reading: Reading, binding: Binding, tail: bytes, key: object, default: Any) -> Any:

@@ -40,7 +40,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from . import fork
-from .errors import StoragePathError
+from .errors import StoragePathError, remedy
 from .shared import SharedTable
 
 __all__ = [
@@ -158,10 +158,16 @@ class SocketDirectory:
             The socket and its address. The caller closes the one and then calls :meth:`unlink` with the other.
 
         Raises:
-            OSError: The process is out of descriptors, or the disk is full.
+            StoragePathError: The process is out of descriptors, or the disk is full.
             ValueError: The directory is closed.
         """
         self._check_open()
+        try:
+            return self._bind([] if made is None else made)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _bind(self, made: list[tuple[socket.socket, int]]) -> tuple[socket.socket, int]:
         address = secrets.randbits(64) or 1
         name = f"{address:016x}"
         bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -171,8 +177,7 @@ class SocketDirectory:
             # sweep judges by comes after it.
             bell.bind(self._prefix + _UNBOUND + name)
             os.rename(_UNBOUND + name, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-            if made is not None:
-                made.append((bell, address))
+            made.append((bell, address))
         except BaseException:
             bell.close()
             for left in (_UNBOUND + name, name):  # an interrupt may come right behind the renaming
@@ -226,12 +231,21 @@ class SocketDirectory:
 
         Returns:
             How many were removed.
+
+        Raises:
+            StoragePathError: The process is out of descriptors.
+            ValueError: The directory is closed.
         """
         self._check_open()
         removed = 0
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            names = os.listdir(self._descriptor)
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise self._refusal(error) from error
+        with probe:
             probe.setblocking(False)
-            for name in os.listdir(self._descriptor):
+            for name in names:
                 if not _NAME.fullmatch(name.removeprefix(_UNBOUND)):
                     continue
                 status = self._status(name)
@@ -280,6 +294,10 @@ class SocketDirectory:
                 sender.setblocking(False)
                 self._sender = sender
             return self._sender
+
+    def _refusal(self, error: OSError) -> StoragePathError:
+        otherwise = "see that the folder is there and belongs to this user"
+        return StoragePathError(f"there can be no socket to wait with in {self.path}: {error.strerror}; {remedy(error, otherwise)}")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -413,7 +431,7 @@ def thread_bell(directory: SocketDirectory) -> Bell:
     """Return the calling thread's bell in a store: one for all its waits, made at the first.
 
     Raises:
-        OSError: The process is out of descriptors, or the disk is full.
+        StoragePathError: The process is out of descriptors, or the disk is full.
         ValueError: The directory is closed.
     """
     bells = _thread_bells.bells
@@ -476,7 +494,9 @@ def _open_private(path: str, mend: bool = True) -> int:
             os.mkdir(path, 0o700)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise StoragePathError(f"cannot create or open the socket folder {path}: {error.strerror}; see that its parent is writable") from error
+        raise StoragePathError(
+            f"cannot create or open the socket folder {path}: {error.strerror}; {remedy(error, 'see that its parent is writable')}"
+        ) from error
     status = os.fstat(descriptor)
     if status.st_uid == os.geteuid():
         if not status.st_mode & 0o077:

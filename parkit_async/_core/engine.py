@@ -13,7 +13,6 @@ Decisions kept here:
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import lmdb
 
-from .errors import StoragePathError, TransactionError
+from .allocation import allocate
+from .errors import StoragePathError, TransactionError, remedy
 
 __all__ = [
     "FSYNCS",
@@ -47,6 +47,8 @@ MapResizedError = lmdb.MapResizedError
 
 PAGE: Final = 4096
 MAX_READERS: Final = 2048
+_LOCK_FILE: Final = 64 * MAX_READERS + 128
+"""Bytes of the lock file as LMDB makes it: a cache line for each reader but one, and the head. Were it longer, there would be more readers."""
 RESERVE: Final = 64 << 20
 """Bytes beyond a namespace's maximum size that only deletes may use."""
 RESERVATION: Final = 64 << 30
@@ -113,13 +115,17 @@ class Engine:
         level: ``full``, ``normal`` or ``off``.
         size: The namespace's maximum size in bytes; the map is larger.
 
+    Attributes:
+        closed: Whether it was closed; what is begun after that fails.
+
     Raises:
         StoragePathError: The files are damaged, or cannot be opened.
     """
 
-    __slots__ = ("begin", "environment", "fsyncs", "level", "map_size")
+    __slots__ = ("begin", "closed", "environment", "fsyncs", "level", "map_size")
 
     def __init__(self, directory: Path, level: str, size: int) -> None:
+        self.closed = False
         self.level = level
         self.fsyncs = FSYNCS[level]
         self.environment = _open(directory, level, max(RESERVATION, size + RESERVE), size + RESERVE)
@@ -133,7 +139,15 @@ class Engine:
 
     def close(self) -> None:
         """Close the environment and end its transactions. Idempotent."""
+        self.closed = True
         self.environment.close()
+
+    def refuses(self, error: EngineError) -> bool:
+        """Return whether an error means that nothing can be begun here any more.
+
+        When LMDB cannot write a meta page, the last step of a commit, it undoes that step, and refuses whatever is begun later in this environment.
+        """
+        return self.closed or isinstance(error, lmdb.PanicError)
 
     def begin_write(self) -> Any:
         """Begin a write transaction. Blocks inside C while another process has one, so hold the gate."""
@@ -183,6 +197,7 @@ class Engine:
 
 
 def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
+    _allocate_locks(directory)
     map_size = reservation
     attempts = 0
     while True:
@@ -207,10 +222,26 @@ def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
                 raise
             map_size = max(least, map_size // 4)
         except (lmdb.Error, OSError) as error:
-            raise StoragePathError(
-                f"cannot open the namespace's files in {str(directory)!r}: {error}. If the file system and its permissions are sound, the data "
-                "file is damaged: restore it from a backup."
-            ) from error
+            otherwise = "if the file system and its permissions are sound, the data file is damaged: restore it from a backup"
+            raise StoragePathError(f"cannot open the namespace's files in {str(directory)!r}: {error}; {remedy(error, otherwise)}") from error
+
+
+def _allocate_locks(directory: Path) -> None:
+    """Have the blocks of LMDB's lock file on the disk. LMDB makes it with a hole where the slots of most readers are.
+
+    This process must not have the files open: it would lose its locks.
+    """
+    path = directory / "lock.mdb"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            allocate(descriptor, _LOCK_FILE)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoragePathError(
+            f"{str(path)!r} cannot be opened or made: {error.strerror}; {remedy(error, 'see that the folder belongs to this user')}"
+        ) from error
 
 
 def _check_complete(directory: Path, environment: Any) -> None:
@@ -232,16 +263,17 @@ def _check_complete(directory: Path, environment: Any) -> None:
 def translate(error: lmdb.Error, namespace: str, action: str) -> TransactionError:
     """Return the exception to raise for one of LMDB's, with what was attempted and what to do."""
     if isinstance(error, lmdb.ReadersFullError):
-        remedy = f"All {MAX_READERS} reader slots are taken: too many threads or processes hold a snapshot or an iterator open; close some."
+        what = f"All {MAX_READERS} reader slots are taken: too many threads or processes hold a snapshot or an iterator open; close some."
     elif isinstance(error, lmdb.BadTxnError):
-        remedy = "An earlier operation of the transaction failed, so it can only be rolled back; run it again."
-    elif isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
-        remedy = "The data file is damaged: restore the namespace from a backup."
-    elif isinstance(error, lmdb.DiskError) or getattr(error, "code", None) in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
-        remedy = "Check that the disk has room and is sound."
+        what = "An earlier operation of the transaction failed, so it can only be rolled back; run it again."
+    elif isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+        what = "The data file is damaged: restore the namespace from a backup."
+    elif isinstance(error, lmdb.PanicError):
+        what = "The disk has refused a write; check it, and try again."
     else:
-        remedy = "Nothing was stored; the operation can be tried again."
-    return TransactionError(f"{action} in namespace {namespace!r} failed: {error}. {remedy}")
+        todo = remedy(error, "the operation can be tried again")
+        what = f"Nothing was stored; {todo}."
+    return TransactionError(f"{action} in namespace {namespace!r} failed: {error}. {what}")
 
 
 def put_many(transaction: Any, items: Iterable[tuple[bytes, bytes]]) -> None:

@@ -22,6 +22,7 @@ Every one of them pickles, keeps its message and its attributes, and carries the
 
 from __future__ import annotations
 
+import errno
 import queue
 import signal
 import sys
@@ -41,6 +42,7 @@ __all__ = [
     "ShutDown",
     "StoragePathError",
     "TransactionError",
+    "remedy",
 ]
 
 
@@ -173,6 +175,29 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'
+
+
+_REMEDIES: Final = {
+    errno.ENOSPC: "the disk is full: make room on it, and try again",
+    errno.EDQUOT: "the user's share of the disk (quota) is used up: make room, and try again",
+    errno.EFBIG: "the file is as large as the disk, or the limit of this process (ulimit -f), allows: raise that",
+    errno.EIO: "the disk, or its driver, has failed: see the system's log, and have a backup at hand",
+    errno.EROFS: "the file system is mounted read-only, which also happens by itself when a disk fails: mount it for writing",
+    errno.EMFILE: "this process has too many files open: close some, or raise its limit (ulimit -n)",
+    errno.ENFILE: "the whole system has too many files open: end some programs, or raise its limit (sysctl fs.file-max)",
+    errno.ENOMEM: "there is not enough memory, or address space: raise the limit of this process (ulimit -v), or end some programs",
+}
+
+
+def remedy(error: BaseException, otherwise: str) -> str:
+    """Return what to do about an error of the system's, as the end of a message.
+
+    Args:
+        error: An OSError, or one of LMDB's, which carries the system's number as its ``code``.
+        otherwise: What to do if the number does not tell, as that depends on what was attempted.
+    """
+    number = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+    return otherwise if number is None else _REMEDIES.get(number, otherwise)
 
 
 _NATIVE: Final = "an error in native code (an extension module, ctypes)"

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
+from fcntl import flock
 from pathlib import Path
+from time import monotonic_ns
 
 from . import fork
+from .errors import StoragePathError, remedy
 
 __all__ = ["STREAK_NS", "Gate"]
 
@@ -53,10 +55,20 @@ class Gate:
         fork.on_fork(self)
 
     def open(self) -> None:
-        """Open the two files; called again in a forked child."""
+        """Open the two files; called again in a forked child.
+
+        Raises:
+            StoragePathError: They cannot be opened or created.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._gate = os.open(self._directory / "gate", flags, 0o600)
-        self._turnstile = os.open(self._directory / "turnstile", flags, 0o600)
+        try:
+            self._gate = os.open(self._directory / "gate", flags, 0o600)
+            self._turnstile = os.open(self._directory / "turnstile", flags, 0o600)
+        except OSError as error:
+            self.close()
+            raise StoragePathError(
+                f"{error.filename!r} cannot be opened: {error.strerror}; {remedy(error, 'see that the folder belongs to this user')}"
+            ) from error
         self._streak_end = 0
 
     def close(self) -> None:
@@ -73,20 +85,20 @@ class Gate:
 
     def try_enter(self) -> bool:
         """Take the gate if nobody has it and nobody is waiting who should go first. Never blocks."""
-        now = self.entered = time.monotonic_ns()
+        now = self.entered = monotonic_ns()
         if now < self._streak_end:
             try:
-                fcntl.flock(self._gate, _TRY)
+                flock(self._gate, _TRY)
             except BlockingIOError:
                 return False
             return True
         try:
-            fcntl.flock(self._turnstile, _TRY)
-            fcntl.flock(self._gate, _TRY)
+            flock(self._turnstile, _TRY)
+            flock(self._gate, _TRY)
         except BlockingIOError:
             return False
         finally:
-            fcntl.flock(self._turnstile, _FREE)
+            flock(self._turnstile, _FREE)
         self._streak_end = now + STREAK_NS
         return True
 
@@ -94,16 +106,16 @@ class Gate:
         """Take the gate, waiting for those who are ahead. Blocks the calling thread; a signal handler's exception passes through and
         leaves nothing held."""
         try:
-            fcntl.flock(self._turnstile, _WAIT)
-            fcntl.flock(self._gate, _WAIT)
+            flock(self._turnstile, _WAIT)
+            flock(self._gate, _WAIT)
         except BaseException:
             self.leave()
             raise
         finally:
-            fcntl.flock(self._turnstile, _FREE)
-        self.entered = time.monotonic_ns()
+            flock(self._turnstile, _FREE)
+        self.entered = monotonic_ns()
         self._streak_end = self.entered + STREAK_NS
 
     def leave(self) -> None:
         """Give up the gate. Does nothing if it is not held."""
-        fcntl.flock(self._gate, _FREE)
+        flock(self._gate, _FREE)

@@ -11,8 +11,10 @@
       PROCESSES  object id → name       RUN        state of a process
       SUBMITTED  in order of start()    CALL       what it is to call
       RUNNING    object id → worker     OUTCOME    what came of it
-      CONTEXT    digest → where from
+      CONTEXT    digest → where from        OWNER    whose process it is, if an executor's
       NEXT       the next free id
+      OWNERS     executor → its program
+      ENDED      executor, transaction, object id → outcome
 
 An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
 the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
@@ -30,9 +32,11 @@ from typing import Any, Final, NamedTuple
 __all__ = [
     "DATA",
     "DEAD",
+    "ENDED",
     "FORMAT_VERSION",
     "META_KEY",
     "NEXT_KEY",
+    "OWNERS",
     "PROCESSES",
     "RUNNING",
     "SUBMITTED",
@@ -49,6 +53,7 @@ __all__ = [
     "header_key",
     "index_key",
     "outcome_key",
+    "owner_key",
     "prefix_end",
     "process_key",
     "retired_prefix",
@@ -57,8 +62,8 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 
-_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT, _NEXT = 0, 1, 2, 3, 4, 5, 6, 7
-_HEADER, _ATTRIBUTE, DEAD, DATA, _RUN, _CALL, _OUTCOME = 0, 1, 2, 3, 4, 5, 6
+_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT, _NEXT, _OWNERS, _ENDED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+_HEADER, _ATTRIBUTE, DEAD, DATA, _RUN, _CALL, _OUTCOME, _OWNER = 0, 1, 2, 3, 4, 5, 6, 7
 
 _prefix = struct.Struct(">QB").pack
 _index = struct.Struct(">Q").pack
@@ -109,6 +114,10 @@ SUBMITTED: Final = _prefix(0, _SUBMITTED)
 """What the keys of the queue of submitted processes begin with; the number of the transaction and an object id follow."""
 RUNNING: Final = _prefix(0, _RUNNING)
 """What the keys of the list of running processes begin with; an object id follows."""
+OWNERS: Final = _prefix(0, _OWNERS)
+"""What the keys of the list of executors begin with; the executor's id follows."""
+ENDED: Final = _prefix(0, _ENDED)
+"""What the keys of outcomes that wait for their executor begin with; its id, the number of the transaction and an object id follow."""
 
 
 def process_key(prefix: bytes, *numbers: int) -> bytes:
@@ -134,6 +143,11 @@ def call_key(object_id: int) -> bytes:
 def outcome_key(object_id: int) -> bytes:
     """Return the key of a process's result or error."""
     return _prefix(object_id, _OUTCOME)
+
+
+def owner_key(object_id: int) -> bytes:
+    """Return the key of the id of the executor that a process belongs to; missing where it belongs to nobody."""
+    return _prefix(object_id, _OWNER)
 
 
 def index_key(prefix: bytes, index: int) -> bytes:

@@ -33,7 +33,7 @@ from .layout import FORMAT_VERSION, META_KEY, Meta, retired_prefix
 from .ownership import contexts, for_reading, for_writing
 from .paths import sync_directory
 from .settings import default_synchronous
-from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, SharedTable
+from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, WORD_WAITED, SharedTable
 from .space import DEFAULT_SIZE, Space
 from .transactions import Reading, Writing
 from .turns import Operation, Request, TurnQueue
@@ -159,12 +159,15 @@ class Namespace:
         self.room = 0
         self._pins: WeakBag[Pinned] = WeakBag()
         self.gate = Gate(self.directory)
-        self.table = SharedTable(self.directory / "shared")
         try:
-            self._open_engine()
+            self.table = SharedTable(self.directory / "shared")
+            try:
+                self._open_engine()
+            except BaseException:
+                self.table.close()
+                raise
         except BaseException:
             self.gate.close()
-            self.table.close()
             raise
 
     def _open_engine(self) -> None:
@@ -181,6 +184,9 @@ class Namespace:
                 size = meta.size
                 self.engine.close()
                 self.engine = Engine(self.directory, meta.level, size)
+        except EngineError as error:
+            self.engine.close()
+            raise translate(error, self.name, "opening") from error
         except BaseException:
             self.engine.close()
             raise
@@ -272,16 +278,39 @@ class Namespace:
         self.meta = meta
         self.room = 0
         if meta.level != self.engine.level and not self.pinned():
-            self._reopen()
+            with self._opening:
+                self._reopen()
         self._weaker = self.engine.fsyncs < FSYNCS[meta.level]
         if meta.size + RESERVE > self.engine.map_size:
             self.remap()
 
     def _reopen(self) -> None:
         self.engine.close()
-        self.engine = Engine(self.directory, self.meta.level, self.meta.size)
-        fork_safe(self.engine)
+        engine = Engine(self.directory, self.meta.level, self.meta.size)
+        fork_safe(engine)
+        self.engine = engine
         self.begin = self.engine.begin
+
+    def recover(self, failed: Engine) -> None:
+        """Open the environment anew. Does nothing if another thread has done so, or the namespace was closed.
+
+        Args:
+            failed: The environment that refuses to begin anything, see :meth:`.Engine.refuses`.
+
+        Raises:
+            StoragePathError: It cannot be opened.
+            TransactionError: A snapshot is open in this process, which that would end.
+        """
+        with self._opening:
+            if self.engine is not failed or self.closed:
+                return
+            pinned = self.pinned()
+            if pinned:
+                raise TransactionError(
+                    f"the disk has refused a write of namespace {self.name!r}, which must be opened anew after that; this process still reads from "
+                    f"{len(pinned)} snapshots or iterators of it: close them and try again"
+                )
+            self._reopen()
 
     def remap(self) -> None:
         """Map what another process made larger.
@@ -327,6 +356,7 @@ class Namespace:
     def begin_reading(self) -> Any:
         """Begin LMDB's read transaction, mending what can be mended."""
         for attempt in range(10):
+            engine = self.engine
             try:
                 return self.begin()
             except MapResizedError as error:
@@ -334,6 +364,8 @@ class Namespace:
                     raise translate(error, self.name, "reading") from error
                 self.remap()
             except EngineError as error:
+                if engine.refuses(error):
+                    self.recover(engine)
                 if attempt == 9 or not (self.engine.check_readers() or attempt == 0):
                     raise translate(error, self.name, "reading") from error
         raise AssertionError
@@ -392,15 +424,18 @@ class Namespace:
                     return call(writing, *arguments)
                 except EngineError as error:
                     raise self.space.failed(error, "writing") from error
-        return self.write_apart(call, *arguments)
+        return self.write_apart(call, arguments)
 
-    def write_apart(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def write_apart(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Call an operation in a transaction of its own, whatever the caller has open. Not in the namespace of the caller's own transaction."""
         result = self.try_write(call, arguments)
         if result is CONTENDED:
             result = self._write_in_line(Operation(call, arguments))
         if self.table.words[WORD_RETIRED]:
-            self.reclaim()
+            try:
+                self.reclaim()
+            except TransactionError:
+                pass  # a full disk, say: what was asked for is done, and this is tried again behind the next write
         return result
 
     def try_write(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -412,23 +447,23 @@ class Namespace:
         if self.stale:
             self.revive()
         writing = Writing(self)
-        gate = self.gate
+        gate, turns = self.gate, self.turns
         try:
-            if not self.turns.take(writing) or not gate.try_enter():
+            if turns.slot.setdefault(0, writing) is not writing or not gate.try_enter():
                 return CONTENDED
             table = self.table
             if table.words[WORD_SETTINGS] != self._epoch:
                 self.adopt()
-            transaction = writing.transaction = self.begin(write=True)
+            transaction = writing.transaction = self.begin(None, None, True)
             number = writing.number = transaction.id()
             writing.room = self.room
             result = call(writing, *arguments)
             if writing.after_commit is not None or self._weaker:
                 self.commit(writing)
             elif writing.touched:
-                writing.write_headers()
+                events = writing.write_headers()
                 transaction.commit()
-                writing.transaction = None
+                writing.transaction = transaction = None
                 self.room = writing.room
                 table.note_commit(number, gate.entered)
                 for state in writing.states.values():
@@ -438,21 +473,30 @@ class Namespace:
                 statistics = self.statistics
                 statistics.commits += 1
                 statistics.operations += 1
-                statistics.fsyncs += self.engine.fsyncs
+                if self.engine.fsyncs:
+                    statistics.fsyncs += self.engine.fsyncs
+                gate.leave()
+                del turns.slot[0]
+                if turns.waiting and (successor := turns.recover()) is not None:
+                    successor.rouse()
+                if events and table.words[WORD_WAITED] and table.anybody():
+                    self.ring(events)
+                writing.ended = True
             return result
         except MapResizedError:
             return CONTENDED  # the long way knows what to do about it
         except EngineError as error:
+            if not writing.number and self.engine.refuses(error):
+                return CONTENDED  # likewise
             raise self.space.failed(error, "writing") from error
         finally:
-            # Nothing between taking the turn and here can be interrupted without coming here: the turn itself knows who took it. Each call
-            # may be interrupted at its first step, so it is made again.
+            # Nothing between taking the turn and here can be interrupted without coming here: the turn itself knows who took it, and from the
+            # beginning of the transaction on it has a number. Each call may be interrupted at its first step, so it is made again.
             try:
-                if self.turns.holder is writing:
+                if not writing.ended and (writing.number or turns.holder is writing):
                     self.finish(writing)
             except BaseException:
-                if self.turns.holder is writing:
-                    self.finish(writing)
+                self.finish(writing)
                 raise
 
     def _write_in_line(self, operation: Operation) -> Any:
@@ -593,10 +637,16 @@ class Namespace:
         """Begin LMDB's write transaction in the calling thread."""
         if self.table.words[WORD_SETTINGS] != self._epoch:
             self.adopt()
+        engine = self.engine
         try:
             transaction = self.begin(write=True)
         except MapResizedError:
             self.remap()
+            transaction = self.begin(write=True)
+        except EngineError as error:
+            if not engine.refuses(error):
+                raise
+            self.recover(engine)
             transaction = self.begin(write=True)
         writing.transaction = transaction
         writing.number = transaction.id()
@@ -669,7 +719,9 @@ class Namespace:
         try:
             if self.turns.holder is token:
                 self.gate.leave()
-            successor = self.turns.release(token)
+                successor = self.turns.release(token)
+            else:
+                successor = self.turns.recover()
             if successor is not None:
                 successor.rouse()
         except BaseException:

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import Final
 
-from .errors import StoragePathError
+from .errors import StoragePathError, remedy
 
 __all__ = ["FOLDER", "UUID", "StorePath", "close", "create", "is_at", "make_folder", "open_existing", "output_path", "refusal", "size_of", "unlink"]
 
@@ -113,7 +113,7 @@ def close(descriptor: int) -> None:
 
 def refusal(path: str, error: OSError) -> StoragePathError:
     """Return the exception for an output that cannot be used."""
-    remedy = (
+    otherwise = (
         "it is a symbolic link, which parkit never makes: remove it" if error.errno == errno.ELOOP else "see that its owner may write in the store"
     )
-    return StoragePathError(f"{path}, which holds the output of a process, cannot be used: {error.strerror}; {remedy}")
+    return StoragePathError(f"{path}, which holds the output of a process, cannot be used: {error.strerror}; {remedy(error, otherwise)}")

@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from .errors import StoragePathError
+from .errors import StoragePathError, remedy
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -263,10 +263,8 @@ def _refused_by_system(path: str | os.PathLike[str], what: str) -> Iterator[None
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
-        raise StoragePathError(
-            f"{what}, {os.fspath(path)!r}, cannot be used: {error}; give this process access to it, or choose another folder with "
-            f"PARKIT_STORAGE_PATH or set_storage_path()"
-        ) from error
+        otherwise = "give this process access to it, or choose another folder with PARKIT_STORAGE_PATH or set_storage_path()"
+        raise StoragePathError(f"{what}, {os.fspath(path)!r}, cannot be used: {error}; {remedy(error, otherwise)}") from error
 
 
 def _check_directory(path: str | os.PathLike[str], what: str) -> None:

@@ -52,7 +52,7 @@ def shelf(store: str, name: str) -> Binding:
     if binding is None:
         entry = namespace.read(object_ops.find, name)
         if entry is None:
-            entry, _ = namespace.write_apart(object_ops.create, name, "parkit.Dict", True, None, 0, {})
+            entry, _ = namespace.write_apart(object_ops.create, (name, "parkit.Dict", True, None, 0, {}))
         binding = shelves[name] = Binding(namespace, f"{POOL_NAMESPACE}/{name}", entry, None)
     return binding
 
@@ -83,7 +83,7 @@ def change(
         Whether it was done.
     """
     encoded = binding.encode_many(entries or {})
-    done: bool = binding.namespace.write_apart(apply, binding, encoded, remove, when)
+    done: bool = binding.namespace.write_apart(apply, (binding, encoded, remove, when))
     return done
 
 

@@ -16,10 +16,12 @@ Invariants:
 * Only the worker that claimed a run can store its outcome, and only while it is running: the run names the worker, and a worker's name is
   never given twice. So a worker that was taken for dead, and lives, is refused (:func:`finish` returns None).
 * Once a signal was asked for, the worker takes nothing else after this run. A signal that arrives late hits a worker that is leaving.
+* A process of an executor (see ``executor_ops``) is gone when it has ended, however it ended: the same transaction leaves its outcome to the executor.
 """
 
 from __future__ import annotations
 
+import signal
 import struct
 import time
 from collections.abc import Collection, Iterator
@@ -28,6 +30,9 @@ from typing import Any, Final, NamedTuple
 from . import object_ops
 from .doorbell import EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS
 from .errors import ProcessError
+from .layout import (
+    ENDED as ENDED_TASKS,
+)
 from .layout import (
     PROCESSES,
     RUNNING,
@@ -38,6 +43,7 @@ from .layout import (
     context_key,
     header_key,
     outcome_key,
+    owner_key,
     process_key,
     run_key,
 )
@@ -55,6 +61,7 @@ __all__ = [
     "STATUSES",
     "SUBMITTED_STATUS",
     "Claim",
+    "Ending",
     "Listed",
     "Run",
     "anything_submitted",
@@ -66,6 +73,7 @@ __all__ = [
     "finish",
     "outcome",
     "processes",
+    "remove",
     "request",
     "run_of",
     "running",
@@ -87,6 +95,7 @@ SMALL: Final = 4096
 _CODES: Final = {status: code for code, status in enumerate(STATUSES)}
 _NO_EXIT: Final = -(1 << 31)
 _record = struct.Struct("<BBiIdddQ8s")
+_ending = struct.Struct("<Bi32s")
 _NO_CONTEXT: Final = bytes(8)
 
 
@@ -194,6 +203,32 @@ class Listed(NamedTuple):
     run: Run
 
 
+class Ending(NamedTuple):
+    """What is left of a process of an executor.
+
+    Attributes:
+        status: One of ENDED.
+        exitcode: As :class:`Run` has it.
+        uuid: Of the object that it was; its output still lies under it.
+        frame: Of its result or error, if it has one.
+    """
+
+    status: str
+    exitcode: int
+    uuid: str
+    frame: bytes | None
+
+    def pack(self) -> bytes:
+        """Return the record's bytes."""
+        return _ending.pack(_CODES[self.status], self.exitcode, self.uuid.encode()) + (self.frame or b"")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Ending:
+        """Read a record."""
+        status, exitcode, uuid = _ending.unpack_from(raw)
+        return cls(STATUSES[status], exitcode, uuid.decode(), bytes(raw[_ending.size :]) or None)
+
+
 def _label(uuid: str, name: str) -> bytes:
     return uuid.encode() + name.encode()
 
@@ -268,9 +303,8 @@ def request(writing: Writing, identity: Identity, number: int) -> str:
     if run.status == CREATED:
         raise ProcessError(f"{identity.path!r} was not started, so there is nothing to end")
     if run.status == SUBMITTED_STATUS:
-        writing.change(identity, EVENT_CHANGE | EVENT_DONE)
         writing.transaction.delete(process_key(SUBMITTED, run.order, identity.object_id))
-        writing.transaction.put(run_key(identity.object_id), run._replace(status=CRASHED, exitcode=-number, ended=time.time()).pack())
+        _end(writing, identity, run._replace(status=CRASHED, exitcode=-number, ended=time.time()))
         return CRASHED
     if run.status == RUNNING_STATUS and run.request != number:
         writing.change(identity, EVENT_CHANGE)
@@ -288,17 +322,25 @@ def drop(writing: Writing, binding: Any, name: str) -> None:
     run = run_of(writing, binding)
     if run.status == RUNNING_STATUS:
         raise ProcessError(f"{binding.path!r} is running in process {run.pid}; terminate() and join() it first")
-    transaction = writing.transaction
     if run.status == SUBMITTED_STATUS:
-        transaction.delete(process_key(SUBMITTED, run.order, binding.object_id))
+        writing.transaction.delete(process_key(SUBMITTED, run.order, binding.object_id))
+        if writing.transaction.get(owner_key(binding.object_id)) is not None:  # who waits for it shall learn what became of it
+            _end(writing, binding, run._replace(status=CRASHED, exitcode=-signal.SIGTERM))
+            return
+    remove(writing, binding, name)
+
+
+def remove(writing: Writing, process: Any, name: str) -> None:
+    """Remove a process, in whatever state, but for its place in the list of its status."""
     for key in (
-        run_key(binding.object_id),
-        call_key(binding.object_id),
-        outcome_key(binding.object_id),
-        process_key(PROCESSES, binding.object_id),
+        run_key(process.object_id),
+        call_key(process.object_id),
+        outcome_key(process.object_id),
+        owner_key(process.object_id),
+        process_key(PROCESSES, process.object_id),
     ):
-        transaction.delete(key)
-    object_ops.drop(writing, binding, name)
+        writing.transaction.delete(key)
+    object_ops.drop(writing, process, name)
 
 
 # Looking.
@@ -412,9 +454,7 @@ def finish(writing: Writing, process: Identity, worker: str, status: str, exitco
         return None
     if frame is not None and len(frame) > SMALL:
         writing.reserve(len(frame))
-    _end(writing, process, run._replace(status=status, exitcode=exitcode, ended=time.time()))
-    if frame is not None:
-        writing.transaction.put(outcome_key(process.object_id), frame)
+    _end(writing, process, run._replace(status=status, exitcode=exitcode, ended=time.time()), frame)
     return run
 
 
@@ -428,7 +468,18 @@ def crash(writing: Writing, process: Identity, worker: str, exitcode: int) -> bo
     return True
 
 
-def _end(writing: Writing, process: Identity, run: Run) -> None:
+def _end(writing: Writing, process: Identity, run: Run, frame: bytes | None = None) -> None:
+    transaction, object_id = writing.transaction, process.object_id
     writing.change(process, EVENT_CHANGE | EVENT_DONE)
-    writing.transaction.put(run_key(process.object_id), run.pack())
-    writing.transaction.delete(process_key(RUNNING, process.object_id))
+    transaction.delete(process_key(RUNNING, object_id))
+    owner = transaction.get(owner_key(object_id))
+    if owner is None:
+        transaction.put(run_key(object_id), run.pack())
+        if frame is not None:
+            transaction.put(outcome_key(object_id), frame)
+        return
+    uuid, name = _unlabel(transaction.get(process_key(PROCESSES, object_id)))
+    number = int.from_bytes(owner, "big")
+    transaction.put(process_key(ENDED_TASKS, number, writing.number, object_id), Ending(run.status, run.exitcode or 0, uuid, frame).pack())
+    _announce(writing, number, EVENT_DONE)
+    remove(writing, process, name)

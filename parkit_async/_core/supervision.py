@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from . import fork, pool_state, record_lock, registry
 from .deaths import DeathWatch, open_death_watch
-from .errors import ProcessError, StoragePathError
+from .errors import ProcessError, StoragePathError, remedy
 from .identity import identity_of
 from .settings import default_pool_options, default_pool_size
 
@@ -293,7 +293,7 @@ def _open(path: str, flags: int = 0) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except OSError as error:
-        raise StoragePathError(f"{path!r} cannot be opened: {error.strerror}; see that the store belongs to this user and has space") from error
+        raise StoragePathError(f"{path!r} cannot be opened: {error.strerror}; {remedy(error, 'see that the store belongs to this user')}") from error
 
 
 class _ForkHook:

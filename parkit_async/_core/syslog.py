@@ -43,9 +43,9 @@ def open_syslog(store: str) -> Binding:
     if binding is None:
         entry = namespace.read(object_ops.find, NAME)
         if entry is None:
-            namespace.write_apart(administration.set_size, SIZE)
-            namespace.write_apart(administration.set_synchronous, "off")
-            entry, _ = namespace.write_apart(object_ops.create, NAME, "parkit.Log", True, None, 0, {})
+            namespace.write_apart(administration.set_size, (SIZE,))
+            namespace.write_apart(administration.set_synchronous, ("off",))
+            entry, _ = namespace.write_apart(object_ops.create, (NAME, "parkit.Log", True, None, 0, {}))
         binding = _bindings[namespace] = Binding(namespace, NAME, entry, None)
     return binding
 
@@ -60,9 +60,9 @@ def append(store: str, record: dict[str, Any]) -> None:
     binding = open_syslog(store)
     frame = binding.encode(record)
     try:
-        binding.namespace.write_apart(log_ops.append, binding, frame)
+        binding.namespace.write_apart(log_ops.append, (binding, frame))
     except NamespaceFullError:
-        binding.namespace.write_apart(_begin_anew, binding, binding.encode(_cleared()), frame)
+        binding.namespace.write_apart(_begin_anew, (binding, binding.encode(_cleared()), frame))
 
 
 def _begin_anew(writing: Writing, binding: Binding, *frames: bytes) -> None:

@@ -180,9 +180,13 @@ class Writing(Reading):
 
     def change(self, identity: Identity, event: int) -> State:
         """Return the header of an object that is about to change; ``event`` is what waiters will be told."""
-        state = self.states.get(identity.object_id)
-        if state is None or state.dropped:
-            state = self.state(identity)
+        states, object_id = self.states, identity.object_id
+        state = states.get(object_id)
+        if state is None:
+            latest = identity.latest
+            state = states[object_id] = latest[1] if latest is not None and latest[0] == self.number - 1 else super().state(identity)
+        elif state.dropped:
+            raise dropped(identity)
         if not state.changed:
             # Should this fail, nobody must take it for the latest.
             state.identity.latest = None
@@ -288,7 +292,7 @@ class Writing(Reading):
                 if not state.flags & FLAG_UNVERSIONED:
                     state.version += 1
 
-    def write_headers(self) -> None:
+    def write_headers(self) -> dict[int, int]:
         """Write the headers of the objects that changed, and note what happened to which, for the doorbells; a step of the commit."""
         events = self.events = {} if self.announced is None else dict(self.announced)
         put = self.transaction.put
@@ -300,6 +304,7 @@ class Writing(Reading):
                     if state.changed and not state.flags & FLAG_UNVERSIONED:
                         state.version += 1
                     put(state.identity.header, state.pack())
+        return events
 
     def end(self) -> None:
         """Roll back if that is still to be done. Idempotent; does nothing to a transaction inherited over a fork."""

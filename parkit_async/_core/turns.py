@@ -118,24 +118,29 @@ class Request:
 
 
 class TurnQueue:
-    """First come, first served; see the module's drawing. Every method may be called by any thread and never blocks for long."""
+    """First come, first served; see the module's drawing. Every method may be called by any thread and never blocks for long.
 
-    __slots__ = ("_mutex", "_slot", "_waiting")
+    Attributes:
+        slot: The holder, at 0. Whoever is there may ``del`` it and then look at ``waiting``, as :meth:`release` does; the hot path of a write does.
+        waiting: Those who stand in line; only looked at from outside, for whether there are any.
+    """
+
+    __slots__ = ("_mutex", "slot", "waiting")
 
     def __init__(self) -> None:
         # dict.setdefault() is one atomic step that records *who* took the turn. An interrupt (Ctrl-C) right behind it therefore
         # cannot lose the turn: the finally clause of the caller still sees that it is the holder.
-        self._slot: dict[int, object] = {}
-        self._waiting: deque[Request] = deque()
+        self.slot: dict[int, object] = {}
+        self.waiting: deque[Request] = deque()
         self._mutex = threading.Lock()
 
     @property
     def holder(self) -> Any:
         """What holds the turn (the token given to :meth:`take`, or a :class:`Request`), or None."""
-        return self._slot.get(0)
+        return self.slot.get(0)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def concerns(self, thread: int) -> bool:
         """Return whether a thread, or a task of its event loop, holds the turn or stands in line for a lease or of its own.
@@ -145,30 +150,30 @@ class TurnQueue:
         holder = self.holder
         if holder is not None and holder.thread == thread:
             return True
-        if not self._waiting:
+        if not self.waiting:
             return False
         with self._mutex:
-            return any(request.thread == thread for request in self._waiting)
+            return any(request.thread == thread for request in self.waiting)
 
     def take(self, token: object) -> bool:
         """Take the turn if it is free. Return whether ``token`` holds it now."""
-        return self._slot.setdefault(0, token) is token
+        return self.slot.setdefault(0, token) is token
 
     def enqueue(self, request: Request) -> bool:
         """Take the turn if it is free, else stand in line. Return whether it was granted at once (``wake`` is not called then)."""
         with self._mutex:
-            self._waiting.append(request)
+            self.waiting.append(request)
             request.woken = self._grant() is request
             return request.woken
 
     def release(self, token: object) -> Request | None:
         """Give up the turn; do nothing if ``token`` does not hold it. Return who holds it next and must be woken, if anybody."""
-        slot = self._slot
+        slot = self.slot
         if slot.get(0) is not token:
             return None
-        if not self._waiting:
+        if not self.waiting:
             del slot[0]
-            if not self._waiting:
+            if not self.waiting:
                 return None
             # Somebody stood in line between the two looks, saw the turn taken, and now sleeps: it must be granted here.
             with self._mutex:
@@ -193,17 +198,17 @@ class TurnQueue:
             collected: Where they are put, and what is returned: a list of the caller's, so that an interrupt cannot lose them.
         """
         collected = [] if collected is None else collected
-        if not self._waiting:
+        if not self.waiting:
             return collected
         with self._mutex:
-            while self._waiting and self._waiting[0].operations is not None:
-                limit -= len(self._waiting[0].operations)
+            while self.waiting and self.waiting[0].operations is not None:
+                limit -= len(self.waiting[0].operations)
                 if limit < 0:
                     break
-                request = self._waiting[0]
+                request = self.waiting[0]
                 request.collected = True
                 collected.append(request)
-                self._waiting.popleft()
+                self.waiting.popleft()
         return collected
 
     def restore(self, requests: list[Request]) -> None:
@@ -211,30 +216,30 @@ class TurnQueue:
         with self._mutex:
             for request in reversed(requests):
                 request.collected = False
-                self._waiting.appendleft(request)
+                self.waiting.appendleft(request)
 
     def withdraw(self, request: Request) -> bool:
         """Leave the line. Return False when it is too late, or too early: the request was granted or collected, or never stood there."""
         with self._mutex:
             try:
-                self._waiting.remove(request)
+                self.waiting.remove(request)
             except ValueError:
                 return False
             return True
 
     def validate(self) -> None:
         """Raise AssertionError if an invariant does not hold. For tests; nobody may be in the middle of a call."""
-        assert not self._waiting or self._slot, "somebody waits although the turn is free"
-        assert self.holder not in self._waiting, "the holder stands in line"
-        for request in self._waiting:
+        assert not self.waiting or self.slot, "somebody waits although the turn is free"
+        assert self.holder not in self.waiting, "the holder stands in line"
+        for request in self.waiting:
             assert not request.granted, "a request in line was granted"
             assert not request.collected, "a request in line was collected"
 
     def _grant(self) -> Request | None:
-        if self._waiting:
-            request = self._waiting[0]
-            if self._slot.setdefault(0, request) is request:
+        if self.waiting:
+            request = self.waiting[0]
+            if self.slot.setdefault(0, request) is request:
                 request.granted = True
-                self._waiting.popleft()
+                self.waiting.popleft()
                 return request
         return None

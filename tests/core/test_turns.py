@@ -248,7 +248,7 @@ def test_whoever_stands_in_line_during_a_release_is_granted_by_it() -> None:
     def stand_in_line() -> None:
         assert not queue.enqueue(late)
 
-    queue._waiting = Racing(iter([stand_in_line]))
+    queue.waiting = Racing(iter([stand_in_line]))
     assert queue.release(holder) is late
     assert late.granted
     queue.validate()
@@ -262,7 +262,7 @@ def test_a_newcomer_between_the_two_looks_of_a_release_holds_the_turn_alone() ->
 
     def arrive() -> None:
         assert queue.take(newcomer)
-        queue._waiting = Racing(iter([]))
+        queue.waiting = Racing(iter([]))
         assert not queue.enqueue(waiter)
 
     class Slot(dict[int, object]):
@@ -274,7 +274,7 @@ def test_a_newcomer_between_the_two_looks_of_a_release_holds_the_turn_alone() ->
 
     slot = Slot()
     slot[0] = holder
-    queue._slot = slot
+    queue.slot = slot
     assert queue.release(holder) is None
     assert queue.holder is newcomer
     assert not waiter.granted
