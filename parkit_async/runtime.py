@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 import time
 import warnings
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 from ._core import fork
-from ._core.doorbell import EVENT_ITEMS, Bell, SocketDirectory
+from ._core.doorbell import EVENT_ITEMS, LOOK, SPARE, WAKING, Bell, SocketDirectory
 from ._core.namespace import Namespace
 from ._core.shared import SharedTable, TableFullError
 from ._core.waiting import AGAIN, SAFETY, counters
@@ -170,6 +171,9 @@ class Runtime:
         self._waiters: dict[tuple[int, int, int], _Waiters] = {}
         self._jobs: dict[object, asyncio.Future[Any]] = {}
         self._safety: asyncio.TimerHandle | None = None
+        self._brisk = False  # whether the last wait was so short that it is worth looking a little before sleeping
+        self._looking = False
+        self._looking_until = 0.0
         self._closing: asyncio.Future[None] | None = None
         self._keeper = self._live()
         # Run it up to its yield: from then on the loop knows it, and closes it before itself.
@@ -229,7 +233,11 @@ class Runtime:
                         if left <= 0:
                             return AGAIN
                         timer = self._loop.call_later(left, _expire, future)
+                    begun = time.monotonic()
+                    if self._brisk:
+                        self._look(begun)
                     woken = await future
+                    self._brisk = SPARE and woken and time.monotonic() - begun < LOOK + WAKING
                     if woken:
                         counters.wakeups += 1
                         # The loop has just gone round. Giving way once more would let the next one in the line go first.
@@ -245,6 +253,21 @@ class Runtime:
             if woken:
                 waiters.pass_on()
             self._unregister(binding, event, waiters)
+
+    def _look(self, now: float) -> None:
+        """Keep the loop from falling asleep for the next :data:`LOOK` seconds, so that it sees at once who rings; see ``doorbell``."""
+        self._looking_until = now + LOOK
+        if not self._looking:
+            self._looking = True
+            counters.looks += 1
+            self._loop.call_soon(self._go_round)
+
+    def _go_round(self) -> None:
+        """Have the loop look at its descriptors once more, without sleeping, while somebody waits."""
+        self._looking = bool(self._waiters) and time.monotonic() < self._looking_until
+        if self._looking:
+            os.sched_yield()
+            self._loop.call_soon(self._go_round)
 
     @contextmanager
     def also(self, descriptor: int, binding: Place, event: int) -> Iterator[None]:

@@ -115,10 +115,15 @@ def length(reading: Reading, binding: Binding) -> int:
 
 def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, flags: int) -> None:
     """Store a frame at ``tail``; ``flags`` says what is unusual about the key."""
-    writing.room -= len(tail) + len(frame) + ENTRY
-    if writing.room < 0:
+    room = writing.room = writing.room - len(tail) - len(frame) - ENTRY
+    if room < 0:
         writing.reserve(len(tail) + len(frame))
-    state = writing.change(binding, EVENT_CHANGE)
+    if writing.current is binding:
+        writing.touched += 1
+        state = writing.states[binding.object_id]
+    else:
+        state = writing.change(binding, EVENT_CHANGE)
+        writing.current = binding
     if flags:
         state.flags |= flags
     if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:

@@ -49,11 +49,26 @@ __all__ = [
     "EVENT_DONE",
     "EVENT_ITEMS",
     "EVENT_SPACE",
+    "LOOK",
+    "SPARE",
+    "WAKING",
     "Bell",
     "SocketDirectory",
     "ring",
     "thread_bell",
 ]
+
+LOOK: Final = 200e-6
+"""Seconds that a waiter may look before it sleeps, if its last wait was about as short.
+
+The rule is that of KVM's halt polling (the Linux kernel's Documentation/virt/kvm/halt-polling.rst), with its limit, in its simplest form. A waiter
+for whom nothing comes in time sleeps at once from the next wait on, so an idle one uses no CPU."""
+
+WAKING: Final = 50e-6
+"""Seconds by which a wait is longer where the waiter slept: what looking saves."""
+_STALLED: Final = 20e-6
+SPARE: Final = hasattr(os, "sched_yield") and (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) > 1
+"""Whether whoever is waited for can run meanwhile."""
 
 EVENT_ITEMS: Final = 1
 """Something was added."""
@@ -312,9 +327,11 @@ class Bell:
 
     Attributes:
         address: What others ring it by.
+        looks: How many waits began by looking instead of by sleeping.
     """
 
     def __init__(self, directory: SocketDirectory) -> None:
+        self.looks = 0
         self._directory = directory
         made: list[tuple[socket.socket, int]] = []
         try:
@@ -322,6 +339,7 @@ class Bell:
             self._socket, self.address = made[0]
             self._owner = os.getpid()
             self._closed = False
+            self._brisk = False  # whether the last wait was so short that it is worth looking a little before sleeping
             directory._bells.add(self)
         except BaseException:
             for unused, address in made:
@@ -375,14 +393,36 @@ class Bell:
         poll.register(self._socket, select.POLLIN)
         if also >= 0:
             poll.register(also, select.POLLIN)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        if self._brisk and self._look(poll, begun, LOOK if timeout is None else min(LOOK, timeout)):
+            self.drain()
+            return True
+        deadline = None if timeout is None else begun + timeout
         while True:
             left = None if deadline is None else min(max(0, math.ceil((deadline - time.monotonic()) * 1000)), _LONGEST_POLL_MS)
             if poll.poll(left) or self._closed:
+                self._brisk = SPARE and time.monotonic() - begun < LOOK + WAKING
                 self.drain()
                 return True
             if deadline is not None and time.monotonic() >= deadline:
+                self._brisk = False
                 return False
+
+    def _look(self, poll: select.poll, begun: float, seconds: float) -> bool:
+        """Look for some time whether a descriptor is readable, giving the core away each time; return whether one is.
+
+        Left off as soon as a look takes long: another thread or process has use for the core.
+        """
+        self.looks += 1
+        now = begun
+        while now - begun < seconds:
+            if poll.poll(0):
+                return True
+            os.sched_yield()
+            before, now = now, time.monotonic()
+            if now - before > _STALLED:
+                break
+        return False
 
     def close(self) -> None:
         """Close the socket and remove its file. Idempotent. A thread that sleeps on it wakes up."""

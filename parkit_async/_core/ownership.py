@@ -105,11 +105,14 @@ def for_writing(namespace: Namespace) -> Writing | None:
     Raises:
         ContextError: The caller has a transaction open in another namespace, or a snapshot of this one.
     """
-    stack = contexts.get(current_owner())
+    # The ordinary case spelled out, as a transaction asks this for each of its operations: no task runs here, and one transaction is open.
+    loop = _running_loop
+    outside = "asyncio.tasks" not in _modules if loop is None else loop() is None
+    stack = contexts.get(_thread.token if outside else current_owner())
     if stack is None:
         return None
     first = stack[0]
-    if first.writes and first.namespace is namespace and len(stack) == 1 and not first.inherited:
+    if first.namespace is namespace and first.writes and len(stack) == 1 and not first.inherited:
         return first  # type: ignore[return-value]
     transaction: Reading | None = None
     for context in stack:

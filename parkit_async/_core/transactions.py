@@ -141,6 +141,7 @@ class Writing(Reading):
         events: What happened to which object, once committed.
         announced: What else the doorbells shall tell then, of what is no object: see :data:`.shared.ONE_OF`.
         room: Bytes that may still be written before it must be found out how full the namespace is.
+        current: The dict that was changed last, while changing it again takes nothing but to store another entry.
         replace: ``replace`` of a cursor that is kept, where many entries may be stored: a third faster than the transaction's own.
         recording: Set where the commit happens in another thread.
     """
@@ -153,6 +154,7 @@ class Writing(Reading):
     number = 0
     recording: Recording | None = None
     token: object = None
+    current: Identity | None = None
     replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
     announced: dict[int, int] | None = None
@@ -180,6 +182,7 @@ class Writing(Reading):
 
     def change(self, identity: Identity, event: int) -> State:
         """Return the header of an object that is about to change; ``event`` is what waiters will be told."""
+        self.current = None
         states, object_id = self.states, identity.object_id
         state = states.get(object_id)
         if state is None:
@@ -227,6 +230,7 @@ class Writing(Reading):
 
     def watch(self, object_id: int, iterator: Detachable) -> None:
         """Have ``iterator.detach()`` called before the object changes, or a savepoint opens or closes."""
+        self.current = None
         if self._live is None:
             self._live = {}
         self._live.setdefault(object_id, WeakBag()).add(iterator)
@@ -248,7 +252,7 @@ class Writing(Reading):
     def begin_savepoint(self) -> None:
         """Begin a savepoint; changes from here on can be undone alone."""
         self._detach()
-        self.replace = None
+        self.replace = self.current = None
         savepoint = _Savepoint(self)
         child = self.namespace.engine.begin_child(savepoint.transaction if self.recording is None else self.recording.inner)
         if self._savepoints is None:
@@ -262,6 +266,7 @@ class Writing(Reading):
     def end_savepoint(self, keep: bool) -> None:
         """End the innermost savepoint; keep its changes, or undo them."""
         self._detach()
+        self.current = None
         assert self._savepoints
         savepoint = self._savepoints.pop()
         child = self.transaction if self.recording is None else self.recording.inner
@@ -285,6 +290,7 @@ class Writing(Reading):
 
     def settle(self) -> None:
         """Note the end of one of several operations that are committed together: to the objects each is a transaction of its own."""
+        self.current = None
         for state in self.states.values():
             if state.changed:
                 state.settled |= state.changed

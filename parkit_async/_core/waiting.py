@@ -27,13 +27,14 @@ _UNREGISTERED: Final = 0.05
 
 
 class Counters:
-    """How often waiters of this process woke, and how often of these by the safety re-check."""
+    """How often waiters of this process woke, how often of these by the safety re-check, and how often a loop looked before it slept."""
 
-    __slots__ = ("rechecks", "wakeups")
+    __slots__ = ("looks", "rechecks", "wakeups")
 
     def __init__(self) -> None:
         self.wakeups = 0
         self.rechecks = 0
+        self.looks = 0
 
 
 counters: Final = Counters()

@@ -9,6 +9,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,43 @@ def test_socket_is_private(directory: SocketDirectory, bell: Bell) -> None:
 def test_wait_ends_at_its_deadline(bell: Bell) -> None:
     assert not bell.wait(0.0015)
     assert not bell.wait(-1)
+
+
+def test_who_has_waited_shortly_looks_before_it_sleeps(directory: SocketDirectory, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "LOOK", DEADLINE)  # however slow the machine is
+    monkeypatch.setattr(doorbell, "_STALLED", DEADLINE)
+    directory.send(bell.address)
+    assert bell.wait(DEADLINE)
+    assert bell.looks == 0, "nothing is known of the first wait"
+    given = []
+
+    def give_the_core_away() -> None:
+        given.append(1)
+        if len(given) == 3:
+            directory.send(bell.address)
+
+    monkeypatch.setattr("os.sched_yield", give_the_core_away)
+    assert bell.wait()
+    assert (bell.looks, len(given)) == (1, 3)
+    assert not bell.wait(0.001), "a look is over with the time of the wait"
+    assert bell.looks == 2
+    assert not bell.wait(0.001)
+    assert bell.looks == 2, "who has waited in vain sleeps at once"
+
+
+def test_looking_is_left_off_where_others_have_use_for_the_core(directory: SocketDirectory, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "LOOK", DEADLINE)
+    directory.send(bell.address)
+    assert bell.wait(DEADLINE)
+    given = []
+
+    def lose_the_core() -> None:
+        given.append(1)
+        time.sleep(0.001)
+
+    monkeypatch.setattr("os.sched_yield", lose_the_core)
+    assert not bell.wait(0.1)
+    assert (bell.looks, len(given)) == (1, 1)
 
 
 def test_full_buffer_counts_as_rung(directory: SocketDirectory, bell: Bell) -> None:

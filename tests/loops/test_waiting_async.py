@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import random
 import threading
 from collections.abc import Iterator
@@ -88,6 +89,30 @@ async def test_idle_waiters_make_no_wakeups() -> None:
     assert not any(task.done() for task in tasks)
     await cancel(tasks)
     assert not open_namespace("ns").table.waiters(dict.fromkeys(map(identity, (q, d, log)), EVENT_ALL))
+
+
+async def test_a_loop_that_has_waited_shortly_looks_before_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "LOOK", 10.0)  # however slow the machine is
+    q: pa.Queue[int] = await pa.Queue("ns/q")
+
+    async def wait_for_one() -> int:
+        """Return in how many waits the loop began by looking."""
+        looks = counters.looks
+        task = asyncio.ensure_future(q.get())
+        await until(lambda: waiting(q) == 1)
+        await q.put(1)
+        assert await task == 1
+        return counters.looks - looks
+
+    assert await wait_for_one() == 0, "nothing is known of the first wait"
+    assert await wait_for_one() == 1
+    monkeypatch.setattr(runtimes, "LOOK", 0.001)
+    with pytest.raises(queue.Empty):
+        await q.get(timeout=0.01)
+    looks = counters.looks
+    with pytest.raises(queue.Empty):
+        await q.get(timeout=0.01)
+    assert counters.looks == looks, "who has waited in vain sleeps at once"
 
 
 async def test_hundreds_of_tasks_on_one_queue() -> None:
