@@ -41,7 +41,7 @@ def tool(name: str) -> str:
 def tests(session: nox.Session) -> None:
     """Run the tests: all of them on the default interpreter, those not marked slow on the others."""
     session.install("-e", ".[dev]")
-    selection = [] if session.python in (None, DEFAULT) else ["-m", "not slow"]
+    selection = ["-m", "not browser" if session.python in (None, DEFAULT) else "not browser and not slow"]
     # Two workers: the suite waits for disks and processes as much as for a core, and each worker starts processes of its own.
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *selection, *session.posargs)
 
@@ -73,6 +73,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Test the dashboard in a real browser: needs Chromium and its driver (on Debian, apt install chromium chromium-driver)."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "-m", "browser", "tests/dashboard", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Look for faults for a minute in each kind: power loss, histories, full disks, signals; ten minutes of soak. Seeds are printed."""
     session.install("-e", ".[dev]")
@@ -89,8 +96,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure parkit against bare LMDB and multiprocessing, and print the README's table of figures."""
-    session.install(".[dev,bench]")
+    """Measure parkit against its budgets, and beside what else one might use: the figures of README and docs/benchmarks.md."""
+    session.install(".[bench]")
+    if "--only" not in session.posargs:  # that each rival does what is timed, before it is timed
+        session.run("python", "tests/benchmarks/run.py", "--check")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
 
 

@@ -64,6 +64,7 @@ from .syslog import syslog
 from .typeddicts import Descriptor
 
 if TYPE_CHECKING:
+    from parkit_async._core.executor import ProcessPoolExecutor
     from parkit_async._core.syslog_handler import SyslogHandler
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Process",
     "ProcessCrashedError",
     "ProcessError",
+    "ProcessPoolExecutor",
     "ProcessPriority",
     "Queue",
     "RemoteError",
@@ -122,10 +124,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "SyslogHandler":  # it needs logging, which takes longer to import than all of the core
-        from parkit_async._core.syslog_handler import SyslogHandler
+# They need logging and concurrent.futures, each of which takes longer to import than all of the core.
+_LATER = {"ProcessPoolExecutor": "parkit_async._core.executor", "SyslogHandler": "parkit_async._core.syslog_handler"}
 
-        globals()[name] = SyslogHandler
-        return SyslogHandler
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    home = _LATER.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(home), name)
+    return found

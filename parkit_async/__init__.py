@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StoragePathError,
         TransactionError,
     )
+    from ._core.executor import ProcessPoolExecutor
     from ._core.namespace import Statistics
     from ._core.output import Output
     from ._core.queue_ops import DeadLetter
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ._core.syslog_handler import SyslogHandler
     from .contexts import snapshot, transaction
     from .dict import Dict
+    from .lifespan import lifespan
     from .log import Log
     from .namespace import (
         get_namespace_codecs,
@@ -88,6 +90,7 @@ _HOME = {
     "Process": ".process",
     "ProcessCrashedError": "._core.errors",
     "ProcessError": "._core.errors",
+    "ProcessPoolExecutor": "._core.executor",
     "ProcessPriority": ".pool",
     "Queue": ".queue",
     "QueueEmpty": ".queue",
@@ -110,6 +113,7 @@ _HOME = {
     "get_storage_path": "._core.settings",
     "json_codec": "._core.codecs",
     "killall": ".pool",
+    "lifespan": ".lifespan",
     "namespaces": ".namespace",
     "objects": ".namespace",
     "pickle_codec": "._core.codecs",
@@ -147,6 +151,7 @@ __all__ = [
     "Process",
     "ProcessCrashedError",
     "ProcessError",
+    "ProcessPoolExecutor",
     "ProcessPriority",
     "Queue",
     "QueueEmpty",
@@ -169,6 +174,7 @@ __all__ = [
     "get_storage_path",
     "json_codec",
     "killall",
+    "lifespan",
     "namespaces",
     "objects",
     "pickle_codec",

@@ -30,11 +30,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
 
 from ._core.engine import EngineError
 from ._core.errors import ContextError
@@ -119,7 +119,7 @@ class Report:
 
 def refuse_deadlock(namespace: Namespace) -> None:
     """Raise ContextError if a blocking transaction around the running loop holds the turn: it cannot end before the loop does."""
-    for context in contexts.get(thread_owner(), ()):
+    for context in contexts.get(thread_owner(), ()) if contexts else ():
         if context.writes and context.namespace is namespace:
             raise ContextError(
                 f"a blocking transaction of namespace {namespace.name!r} is open around this event loop, so the task would wait for ever; "
@@ -127,13 +127,19 @@ def refuse_deadlock(namespace: Namespace) -> None:
             )
 
 
-deferred: WeakSet[asyncio.Task[Any]] = WeakSet()
+deferred: set[weakref.ref[asyncio.Task[Any]]] = set()
 """Tasks whose cancellation is under way to them, see :func:`cancel_again`."""
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def deliver() -> None:
     """Let a deferred cancellation arrive. Called before something is asked for that another thread may have done before the loop goes round."""
-    if deferred and asyncio.current_task() in deferred:
+    if deferred and weakref.ref(_this_task()) in deferred:
         await asyncio.sleep(0)
 
 
@@ -146,10 +152,11 @@ class Reply(asyncio.Future[Any]):
         refused: Whether a cancellation came too late, and with what message.
     """
 
+    refused: tuple[Any, ...] | None = None
+
     def __init__(self, operation: Operation, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self.operation = operation
-        self.refused: tuple[Any, ...] | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
         if self.done():
@@ -198,14 +205,13 @@ def cancel_again(cancelled: asyncio.CancelledError) -> None:
     Whoever asked for it (a timeout, say) may have withdrawn it by then; then there is nothing to deliver. Its message is kept: anyio's cancel
     scopes know theirs by it.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    deferred.add(task)
+    task = _this_task()
+    deferred.add(weakref.ref(task, deferred.discard))
     asyncio.get_running_loop().call_soon(_cancel_again, task, *cancelled.args[:1])
 
 
 def _cancel_again(task: asyncio.Task[Any], message: Any = None) -> None:
-    deferred.discard(task)
+    deferred.discard(weakref.ref(task))
     if not task.done() and task.cancelling():
         task.uncancel()
         task.cancel(message)
@@ -503,15 +509,20 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         except Exception:
             _log.exception("checking the reader table of namespace %r failed", self._namespace.name)
 
-    def _reclaim(self) -> None:
-        """In the lane's thread: slice by slice, so that writers come in between."""
+    def _reclaim(self, turn: Request | None = None) -> None:
+        """In the lane's thread: slice by slice, so that writers come in between. Where others write all the time it stands in line with them."""
         error: BaseException | None = None
         again: bool | None = False
         try:
-            # Where others write, it stops; what is left is found by the next write, which asks for chores again.
-            again = self._namespace.reclaim()
+            again = self._namespace.reclaim(turn)
         except Exception as failure:
             error = failure
+        if again is None:
+            request = Request(_nothing, None)
+            request.wake = functools.partial(self._namespace.lane.submit, functools.partial(self._reclaim, request))
+            if self._namespace.turns.enqueue(request):
+                request.wake()
+            return
         if again and not self.stopped and self._stopping is None:
             self._namespace.lane.submit(self._reclaim)
             return

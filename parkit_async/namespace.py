@@ -90,7 +90,8 @@ async def set_namespace_synchronous(namespace: str | None, level: Synchronous) -
         ValueError: It is none of these.
         ContextError: A transaction is open here.
     """
-    await _set(namespace, "set_namespace_synchronous()", administration.set_synchronous, administration.check_synchronous(level))
+    await _set(namespace, "set_namespace_synchronous()", administration.strengthen, administration.check_synchronous(level))
+    await _set(namespace, "set_namespace_synchronous()", administration.set_synchronous, level)
 
 
 async def get_namespace_codecs(namespace: str | None = None) -> list[str] | None:

@@ -42,19 +42,22 @@ async def write(namespace: Namespace, call: Callable[..., Any], *arguments: Any)
         ContextError: The task's transaction is one of another namespace, or it is inside a snapshot, or it would wait for itself.
         TransactionError: LMDB failed; nothing was stored.
     """
-    meter.left -= 1
-    if meter.left < 0:
-        await pause()
-    if contexts:
-        writing = for_writing(namespace)
-        if writing is not None:
-            return namespace.write(call, *arguments)
-    if namespace.engine.level == "off":
-        result = namespace.try_write(call, arguments)
-        if result is not CONTENDED:
-            if namespace.table.words[WORD_RETIRED]:
-                current_runtime().coordinator(namespace).tell(Chores())
-            return result
+    inline = namespace.engine.level == "off"
+    if inline or contexts:
+        # What goes through the coordinator gives way by waiting for it.
+        meter.left -= 1
+        if meter.left < 0:
+            await pause()
+        if contexts:
+            writing = for_writing(namespace)
+            if writing is not None:
+                return namespace.write(call, *arguments)
+        if inline:
+            result = namespace.try_write(call, arguments)
+            if result is not CONTENDED:
+                if namespace.table.words[WORD_RETIRED]:
+                    current_runtime().coordinator(namespace).tell(Chores())
+                return result
     if deferred:
         await deliver()
     coordinator = current_runtime().coordinator(namespace)

@@ -20,7 +20,7 @@ from typing import Any, Final
 from ._core import ownership
 from ._core.transactions import Writing
 
-__all__ = ["Surroundings"]
+__all__ = ["Surroundings", "close_contexts"]
 
 _RESTORED_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
 
@@ -88,14 +88,8 @@ class Surroundings:
             os.environb.update(self._environment)
 
     def close_contexts(self) -> None:
-        """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write."""
-        for owner in list(ownership.contexts):
-            if owner is ownership.thread_owner() or _is_task_of_the_past(owner):
-                for context in ownership.contexts.pop(owner, []):
-                    if isinstance(context, Writing):
-                        context.namespace.finish(context)
-                    else:
-                        context.end()
+        """See :func:`close_contexts`."""
+        close_contexts()
 
     def is_outdated(self) -> bool:
         """Return whether a module of the program was changed since it was loaded."""
@@ -125,6 +119,17 @@ class Surroundings:
                     modified = os.stat(path).st_mtime_ns
                     # One that was changed during the run may have been loaded before that.
                     self._sources[path] = modified if modified < begun - _TICK else _UNKNOWN
+
+
+def close_contexts() -> None:
+    """Roll back a transaction that the target has left open: it would be everybody's from now on, and nobody could write. For its thread."""
+    for owner in list(ownership.contexts):
+        if owner is ownership.thread_owner() or _is_task_of_the_past(owner):
+            for context in ownership.contexts.pop(owner, []):
+                if isinstance(context, Writing):
+                    context.namespace.finish(context)
+                else:
+                    context.end()
 
 
 def _environment() -> dict[bytes, bytes]:

@@ -34,6 +34,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from ._core import codecs, dict_ops, failures, output, paths, pool_state, process_ops, program, supervision
@@ -41,7 +42,7 @@ from ._core.binding import Binding, locate
 from ._core.capture import Capture, prepare_streams
 from ._core.deaths import open_death_watch
 from ._core.doorbell import EVENT_ALL, EVENT_ITEMS, Bell, thread_bell
-from ._core.errors import ParkitError
+from ._core.errors import CodecError, NamespaceFullError, ParkitError, TransactionError
 from ._core.identity import Identity, current
 from ._core.namespace import Namespace
 from ._core.process_ops import FAILED, Claim
@@ -61,6 +62,9 @@ BROKEN: Final = 70
 
 _ADOPTION: Final = 15.0
 """Seconds that a worker without a supervisor waits for another one."""
+
+_FULL_DISK: Final = 600.0
+"""Seconds for which it tries to store an outcome on a disk that refuses."""
 
 _RELAUNCH: Final = 1.0
 """Seconds after which it looks again whether one is on its way."""
@@ -336,13 +340,26 @@ class Worker:
             # A thread that the target has left behind may hold the namespace's turn, and never give it up. Then the process has crashed.
             faulthandler.dump_traceback_later(max(self._options.grace, 1.0), exit=True)
         try:
-            return store(outcome)
+            return self._store_patiently(lambda: store(outcome))
         except ParkitError as error:
             # The outcome does not fit. That the process has ended, and why nothing is known of it, always does.
             _log.error("the outcome of process %s cannot be stored: %s", process_path(namespace, claim), error)
             return store(Outcome(FAILED, 1, codecs.encode(failures.capture(type(error)(str(error)[:1000])))))
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _store_patiently(self, store: Callable[[], Any]) -> Any:
+        """Call ``store``, again and again while the disk refuses: the work is done, and there may be room in a moment."""
+        deadline = time.monotonic() + _FULL_DISK
+        while True:
+            try:
+                return store()
+            except (NamespaceFullError, CodecError):
+                raise
+            except TransactionError:
+                if time.monotonic() > deadline:
+                    raise
+            self._bell.wait(1.0)
 
     # Beginning anew, and the end.
 

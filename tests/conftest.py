@@ -23,8 +23,6 @@ from typing import Any
 import psutil
 import pytest
 
-from parkit_async._core.settings import set_storage_path
-
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 5.0  # seconds that a thread on its way out gets to end
 
@@ -78,14 +76,9 @@ def no_leaks(libuv_is_warm: None, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def store(no_leaks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(no_leaks: None, parkit_store: Path) -> Path:
     """Give the test, and whatever it starts, an empty store and the default settings; return the store's path."""
-    path = tmp_path / "store"
-    path.mkdir(mode=0o700)
-    monkeypatch.delenv("PARKIT_SYNCHRONOUS", raising=False)
-    monkeypatch.setenv("PARKIT_STORAGE_PATH", "")  # remembers what to put back
-    set_storage_path(path)
-    return path
+    return parkit_store
 
 
 def _close_namespaces() -> None:

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,9 +87,18 @@ class Program:
         while self._read(deadline):
             pass
         exitcode = self.process.wait(max(0.0, deadline - time.monotonic()))
-        with pytest.raises(ProcessLookupError):
-            os.killpg(self.process.pid, 0)
+        ended = time.monotonic()
+        while self._has_group() and time.monotonic() < ended + 5.0:  # what multiprocessing starts ends a moment after its program
+            threading.Event().wait(0.01)
+        assert not self._has_group(), "the program has left a process behind"
         return exitcode, self._unread.decode()
+
+    def _has_group(self) -> bool:
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def close(self) -> None:
         """Leave nothing of the program, whatever state it is in."""
@@ -124,7 +134,7 @@ def start(scratch: Path, tmp_path: Path) -> Iterator[Start]:
 
     def start(name: str, *arguments: object, merge: bool = False) -> Program:
         environment = {**os.environ, "PYTHONPATH": search, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "error", "TMPDIR": str(scratch)}
-        command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+        command = [sys.executable, name if name == "-m" else str(EXAMPLES / name), *map(str, arguments)]
         program = Program(command, environment, tmp_path / f"stderr_{len(programs)}", merge)
         programs.append(program)
         return program
@@ -734,6 +744,67 @@ class TestWebQueue:
         assert producer.finish() == (130, "")
         assert re.fullmatch(r"\nweb_producer: interrupted, at line 10[01]\n", producer.stderr)  # maybe it had not noticed yet that the 100th is in
         assert lines.qsize() == 100
+
+
+@pytest.mark.usefixtures("no_pool")
+class TestWebOrders:
+    """The service with a consumer, in one process and in several."""
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_every_order_is_packed_once(self, start: Start, store: Path, processes: int) -> None:
+        if processes == 1:
+            server = start("web_orders.py", "--port", 0, merge=True)
+            address = re.search(r"http://[\d.]+:\d+", server.read_until("Uvicorn running on"))
+        else:
+            options = ["--app-dir", EXAMPLES, "--port", 0, "--workers", processes]
+            server = start("-m", "uvicorn", "web_orders:app", *options, merge=True)
+            address = re.search(r"http://[\d.]+:\d+", server.read_until("Uvicorn running on"))
+            for _ in range(processes):
+                server.read_until("Application startup complete")
+        assert address is not None
+        with httpx.Client(base_url=address[0], timeout=PATIENCE, trust_env=False) as client:
+            assert client.post("/orders/tea", params={"count": 0}).status_code == 422
+            with ThreadPoolExecutor(4) as threads:
+                posted = list(threads.map(lambda _: client.post("/orders/tea", params={"count": 2}), range(12)))
+            assert {response.status_code for response in posted} == {202}
+            waiting: Queue[Any] = Queue("orders/orders")
+            assert waiting.join(timeout=PATIENCE)
+            assert client.get("/stock/tea").json() == {"stock": 100 - 24, "packed": 24.0}
+        server.interrupt()
+        exitcode, output = server.finish()
+        assert exitcode in {0, -signal.SIGINT}, output
+        assert "Traceback" not in output and "ERROR" not in output
+        assert not list(processes_of("executor"))
+
+
+def processes_of(namespace: str) -> list[str]:
+    return [process.name for process in processes() if process.namespace == namespace]
+
+
+class TestWebPrefork:
+    def test_counts_are_exact_over_processes_and_threads(self, start: Start) -> None:
+        server = start("web_prefork.py", "--port", 0, "--processes", 3)
+        address = server.read_until("http://").strip()
+        visits = 60
+
+        def visit(_: int) -> tuple[int, int]:
+            # A connection for each visit: the kernel gives each to one of the processes.
+            answer = httpx.post(address, timeout=PATIENCE, trust_env=False).json()
+            return answer["total"], answer["process"]
+
+        with ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(visit, range(visits)))
+        assert sorted(total for total, _ in answers) == list(range(1, visits + 1))
+        shown = httpx.get(address, timeout=PATIENCE, trust_env=False).json()
+        answered = [process for _, process in answers]
+        assert shown == {"total": visits, **{f"by process {process}": answered.count(process) for process in set(answered)}}
+        # One dies in the middle of whatever it does; the others go on.
+        os.kill(answered[0], signal.SIGKILL)
+        if len(set(answered)) > 1:
+            assert httpx.post(address, timeout=PATIENCE, trust_env=False).json()["total"] > visits
+        server.process.send_signal(signal.SIGTERM)
+        exitcode, _ = server.finish()
+        assert (exitcode, server.stderr) == (0, "")
 
 
 def items_of(stream: httpx.Response) -> Iterator[str]:

@@ -232,6 +232,12 @@ def _follow(process: Process[Any], output: Output, timeout: float | None, bindin
 
         yield from follow_blocking(Follower(output), ended, bell.fileno(), timeout)
     finally:
-        for slot in slots:
-            namespace.table.unregister(slot)
+        # An interrupt (Ctrl-C) may come here as well, at the first step of the call: so that is made again.
+        try:
+            for slot in slots:
+                namespace.table.unregister(slot)
+        except BaseException:
+            for slot in slots:
+                namespace.table.unregister(slot)
+            raise
         bell.drain()

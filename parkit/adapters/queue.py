@@ -185,9 +185,9 @@ class Queue(QueueCore, Object, Generic[T]):
                 raise Empty
             refuse_wait(self.path, "get()")
             item = block(binding, EVENT_ITEMS, attempt, deadline, look)
+            self._waited = True
             if item is AGAIN:
                 raise Empty
-            self._waited = True
         if isinstance(item, Failure):
             raise item.error
         return item

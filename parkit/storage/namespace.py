@@ -80,7 +80,8 @@ def set_namespace_synchronous(namespace: str | None, level: Synchronous) -> None
     """
     home = open_namespace(check_namespace(namespace))
     administration.refuse_context("set_namespace_synchronous()")
-    home.write(administration.set_synchronous, administration.check_synchronous(level))
+    home.write(administration.strengthen, administration.check_synchronous(level))
+    home.write(administration.set_synchronous, level)
 
 
 def get_namespace_codecs(namespace: str | None = None) -> list[str] | None:

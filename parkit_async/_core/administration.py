@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from . import codecs as _codecs
 from . import object_ops, paths
-from .engine import LEVELS, PAGE
-from .errors import ContextError
+from .engine import FSYNCS, LEVELS, PAGE
+from .errors import ContextError, StoragePathError, remedy
 from .layout import META_KEY, Meta
 from .namespace import Namespace, Statistics
 from .objects import describe
@@ -16,6 +16,7 @@ from .ownership import contexts, innermost
 from .registry import open_if_there
 from .settings import Synchronous, check_synchronous
 from .shared import WORD_LEVEL, WORD_LIMIT, WORD_SETTINGS, WORD_USED
+from .space import LARGEST
 from .transactions import Reading, Writing
 
 __all__ = [
@@ -32,11 +33,11 @@ __all__ = [
     "set_size",
     "set_synchronous",
     "statistics",
+    "strengthen",
 ]
 
 SMALLEST: Final = 256 << 10
 """The least maximum size of a namespace, in bytes."""
-LARGEST: Final = 1 << 44
 
 
 def refuse_context(what: str) -> None:
@@ -74,6 +75,32 @@ def set_size(writing: Writing, size: int) -> None:
     if size < used:
         raise ValueError(f"namespace {namespace.name!r} uses {used:,} bytes already, so its maximum size cannot be {size:,}; delete something first")
     _change(writing, size=size)
+
+
+def strengthen(writing: Writing, level: Synchronous) -> None:
+    """Have the next transaction of the namespace committed at a level, if that is stronger than its own; a write operation that writes nothing.
+
+    To be called before :func:`set_synchronous`. A commit that is not synchronized may reach the disk in any order, and what a stronger level promises
+    begins with the commit that sets it: so that one must be synchronized, with all that was committed before, and with the folders' entries for it.
+
+    Raises:
+        StoragePathError: The folders cannot be synchronized. Nothing has changed.
+        TransactionError: A snapshot keeps this process from it, see :meth:`.Namespace.refuse_weaker`. Likewise.
+    """
+    namespace = writing.namespace
+    if FSYNCS[level] <= FSYNCS[Meta.unpack(writing.transaction.get(META_KEY)).level]:
+        return
+    namespace.refuse_weaker(level)
+    try:
+        paths.sync_directory(namespace.directory)
+        paths.sync_directory(namespace.store)
+    except OSError as error:
+        raise StoragePathError(
+            f"the folder {str(namespace.directory)!r} cannot be synchronized: {error.strerror}; {remedy(error, 'check the disk')}"
+        ) from error
+    words = namespace.table.words
+    words[WORD_LEVEL] = LEVELS.index(level) + 1
+    words[WORD_SETTINGS] += 1
 
 
 def set_synchronous(writing: Writing, level: Synchronous) -> None:

@@ -13,7 +13,9 @@ Decisions kept here:
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -49,6 +51,12 @@ PAGE: Final = 4096
 MAX_READERS: Final = 2048
 _LOCK_FILE: Final = 64 * MAX_READERS + 128
 """Bytes of the lock file as LMDB makes it: a cache line for each reader but one, and the head. Were it longer, there would be more readers."""
+_AT_MAGIC: Final = 16
+_MAGIC: Final = 0xBEEFC0DE
+_AT_NUMBER: Final = 144
+"""Where a meta page, of which there are two, has LMDB's mark, and the number of its transaction: 0 in the first one until the second commit."""
+_BEGINNING: Final = 4 * PAGE
+"""Bytes that a data file has at most when its first commit, which stores the namespace's record, is synchronized."""
 RESERVE: Final = 64 << 20
 """Bytes beyond a namespace's maximum size that only deletes may use."""
 RESERVATION: Final = 64 << 30
@@ -129,9 +137,9 @@ class Engine:
         self.level = level
         self.fsyncs = FSYNCS[level]
         self.environment = _open(directory, level, max(RESERVATION, size + RESERVE), size + RESERVE)
-        self.map_size: int = self.environment.info()["map_size"]
         self.begin = self.environment.begin
         try:
+            self.map_size: int = self.environment.info()["map_size"]
             _check_complete(directory, self.environment)
         except BaseException:
             self.environment.close()
@@ -179,8 +187,11 @@ class Engine:
         return _reader_lines(self.environment)
 
     def check_readers(self) -> int:
-        """Free the reader slots of processes that died. Return how many there were."""
-        return int(self.environment.reader_check())
+        """Free the reader slots of processes that died. Return how many there were; 0 also if this cannot be found out now, for want of memory."""
+        try:
+            return int(self.environment.reader_check())
+        except lmdb.Error:
+            return 0
 
     def sync(self) -> None:
         """Force everything committed to disk, whatever the level."""
@@ -216,14 +227,58 @@ def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
             attempts += 1
             if attempts > 100:
                 raise
-        except (lmdb.MemoryError, MemoryError):
+        except lmdb.InvalidError as error:
+            attempts += 1
+            if attempts > 100 or not _discard_beginning(directory):
+                raise _unusable(directory, error) from error
+        except (lmdb.MemoryError, MemoryError) as error:
             # An address space limit (ulimit -v): be content with what the size needs.
             if map_size <= least:
-                raise
+                raise StoragePathError(
+                    f"the namespace's files in {str(directory)!r} cannot be mapped, which takes {least:,} bytes of address space, its maximum "
+                    "size and some more: raise the limit of this process (ulimit -v), or have another process set a smaller size (set_namespace_size)"
+                ) from error
             map_size = max(least, map_size // 4)
         except (lmdb.Error, OSError) as error:
-            otherwise = "if the file system and its permissions are sound, the data file is damaged: restore it from a backup"
-            raise StoragePathError(f"cannot open the namespace's files in {str(directory)!r}: {error}; {remedy(error, otherwise)}") from error
+            raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: Exception) -> StoragePathError:
+    otherwise = "if the file system and its permissions are sound, the data file is damaged: restore it from a backup"
+    return StoragePathError(f"cannot open the namespace's files in {str(directory)!r}: {error}; {remedy(error, otherwise)}")
+
+
+def _discard_beginning(directory: Path) -> bool:
+    """Empty a data file of which only the beginning was written, or has reached the disk, and nothing since, so that it is begun anew.
+
+    LMDB begins a file with its two meta pages. A full disk may have room for some of that, and a power loss may leave any part of it, and of the
+    pages of the first commit: until that is synchronized, in the first meta page or in the second, neither has the number of a transaction.
+
+    Returns:
+        Whether it is worth while to open it again: it is empty, or another process is about to look at it.
+    """
+    path = directory / "data.mdb"
+    # LMDB's openers exclude each other by this lock until the first of them has made the file. This process must not have it open.
+    lock = os.open(directory / "lock.mdb", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+        except OSError:
+            return True
+        with open(path, "r+b") as file:
+            beginning = file.read(_BEGINNING + 1)
+            if len(beginning) > _BEGINNING or not all(_is_unused(beginning[at : at + PAGE]) for at in (0, PAGE)):
+                return False
+            file.truncate(0)
+            return True
+    finally:
+        os.close(lock)
+
+
+def _is_unused(page: bytes) -> bool:
+    """Return whether a meta page, of which some may be missing, was never one of a transaction."""
+    is_ours = page[_AT_MAGIC : _AT_MAGIC + 4] == _MAGIC.to_bytes(4, sys.byteorder) or not any(page)
+    return is_ours and not any(page[_AT_NUMBER : _AT_NUMBER + 8])
 
 
 def _allocate_locks(directory: Path) -> None:

@@ -181,7 +181,7 @@ _REMEDIES: Final = {
     errno.ENOSPC: "the disk is full: make room on it, and try again",
     errno.EDQUOT: "the user's share of the disk (quota) is used up: make room, and try again",
     errno.EFBIG: "the file is as large as the disk, or the limit of this process (ulimit -f), allows: raise that",
-    errno.EIO: "the disk, or its driver, has failed: see the system's log, and have a backup at hand",
+    errno.EIO: "the disk is full, or it has failed: make room on it, see the system's log, and have a backup at hand",
     errno.EROFS: "the file system is mounted read-only, which also happens by itself when a disk fails: mount it for writing",
     errno.EMFILE: "this process has too many files open: close some, or raise its limit (ulimit -n)",
     errno.ENFILE: "the whole system has too many files open: end some programs, or raise its limit (sysctl fs.file-max)",

@@ -32,10 +32,11 @@ LOOK: Final = 0.25
 if sys.platform == "linux":
     _IN_MODIFY = 0x2  # written or truncated
     _IN_ATTRIB = 0x4  # unlinked as well: the number of its links is an attribute
+    _IN_ENTRIES = 0x40 | 0x80 | 0x100 | 0x200  # of a folder: moved from and to, created, deleted
     _IN_DELETE_SELF = 0x400
     _IN_MOVE_SELF = 0x800
     _IN_DONT_FOLLOW = 0x2000000
-    _MASK = _IN_MODIFY | _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_DONT_FOLLOW
+    _MASK = _IN_MODIFY | _IN_ATTRIB | _IN_ENTRIES | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_DONT_FOLLOW
     _EVENTS = 65536
 
     @cache
@@ -141,7 +142,8 @@ else:
 
 
 class FileWatch:
-    """A descriptor that becomes readable when something happens to a file: written, truncated, its attributes changed, deleted.
+    """A descriptor that becomes readable when something happens to a file: written, truncated, its attributes changed, deleted. Of a folder also when
+    an entry comes or goes.
 
     For one thread or event loop at a time. A forked child may go on using the object, and gets a descriptor of its own; so whoever has the number
     asks for it anew before each sleep.

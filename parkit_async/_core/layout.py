@@ -14,7 +14,7 @@
       CONTEXT    digest → where from        OWNER    whose process it is, if an executor's
       NEXT       the next free id
       OWNERS     executor → its program
-      ENDED      executor, transaction, object id → outcome
+      OUTCOMES   executor, transaction, object id → outcome
 
 An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
 the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
@@ -32,10 +32,10 @@ from typing import Any, Final, NamedTuple
 __all__ = [
     "DATA",
     "DEAD",
-    "ENDED",
     "FORMAT_VERSION",
     "META_KEY",
     "NEXT_KEY",
+    "OUTCOMES",
     "OWNERS",
     "PROCESSES",
     "RUNNING",
@@ -62,7 +62,7 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 
-_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT, _NEXT, _OWNERS, _ENDED = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+_META, _DIRECTORY, _RETIRED, _PROCESSES, _SUBMITTED, _RUNNING, _CONTEXT, _NEXT, _OWNERS, _OUTCOMES = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 _HEADER, _ATTRIBUTE, DEAD, DATA, _RUN, _CALL, _OUTCOME, _OWNER = 0, 1, 2, 3, 4, 5, 6, 7
 
 _prefix = struct.Struct(">QB").pack
@@ -116,7 +116,7 @@ RUNNING: Final = _prefix(0, _RUNNING)
 """What the keys of the list of running processes begin with; an object id follows."""
 OWNERS: Final = _prefix(0, _OWNERS)
 """What the keys of the list of executors begin with; the executor's id follows."""
-ENDED: Final = _prefix(0, _ENDED)
+OUTCOMES: Final = _prefix(0, _OUTCOMES)
 """What the keys of outcomes that wait for their executor begin with; its id, the number of the transaction and an object id follow."""
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from . import fork
 from .doorbell import SocketDirectory, ring
 from .engine import FSYNCS, LEVELS, PAGE, RESERVE, Engine, EngineError, MapResizedError, translate
-from .errors import ContextError, StoragePathError, TransactionError
+from .errors import ContextError, StoragePathError, TransactionError, remedy
 from .gate import Gate
 from .lane import Lane
 from .layout import FORMAT_VERSION, META_KEY, Meta, retired_prefix
@@ -34,7 +34,7 @@ from .ownership import contexts, for_reading, for_writing
 from .paths import sync_directory
 from .settings import default_synchronous
 from .shared import WORD_LEVEL, WORD_LIMIT, WORD_RETIRED, WORD_SETTINGS, WORD_USED, WORD_WAITED, SharedTable
-from .space import DEFAULT_SIZE, Space
+from .space import DEFAULT_SIZE, LARGEST, Space
 from .transactions import Reading, Writing
 from .turns import Operation, Request, TurnQueue
 from .weakbag import WeakBag
@@ -152,7 +152,6 @@ class Namespace:
 
     def _open(self) -> None:
         self._generation = fork.generation()
-        self.stale = False
         self.closed = False
         self.turns = TurnQueue()
         self.lane = Lane(self.name)
@@ -169,38 +168,45 @@ class Namespace:
         except BaseException:
             self.gate.close()
             raise
+        self.stale = False  # last: the other threads of a forked child wait for the whole of it
 
     def _open_engine(self) -> None:
         words = self.table.words
-        hint = words[WORD_LEVEL]
-        level = LEVELS[hint - 1] if 1 <= hint <= len(LEVELS) else default_synchronous()
-        self.engine = Engine(self.directory, level, words[WORD_LIMIT] or DEFAULT_SIZE)
+        level = self._shared_level() or default_synchronous()
+        # A power loss leaves anything in the table, as nobody synchronizes it. The settings that count are in the data file.
+        limit = words[WORD_LIMIT] if words[WORD_LIMIT] <= LARGEST else 0
+        self.engine = Engine(self.directory, level, limit or DEFAULT_SIZE)
         self.begin = self.engine.begin
         try:
             meta = self._read_meta()
             if meta is None or not words[WORD_SETTINGS] or meta.level != level or meta.size != words[WORD_LIMIT]:
                 meta = self._settle()
-            if meta.level != self.engine.level:
+            if meta.level != self.engine.level or meta.size + RESERVE > self.engine.map_size:
                 size = meta.size
                 self.engine.close()
                 self.engine = Engine(self.directory, meta.level, size)
+            fork_safe(self.engine)
+            self.meta = meta
+            self._weaker = False
+            self._epoch = words[WORD_SETTINGS]
+            self.begin = self.engine.begin
+            self.engine.check_readers()
+            # After a power loss the table may know less than the file.
+            words[WORD_USED] = max(words[WORD_USED], self.engine.usage().file * PAGE)
+            with self.begin_reading() as transaction:
+                if transaction.cursor().set_range(retired_prefix()) and self._has_retired(transaction):
+                    words[WORD_RETIRED] = 1
         except EngineError as error:
             self.engine.close()
             raise translate(error, self.name, "opening") from error
         except BaseException:
             self.engine.close()
             raise
-        fork_safe(self.engine)
-        self.meta = meta
-        self._weaker = False
-        self._epoch = words[WORD_SETTINGS]
-        self.begin = self.engine.begin
-        self.engine.check_readers()
-        # After a power loss the table may know less than the file.
-        words[WORD_USED] = max(words[WORD_USED], self.engine.usage().file * PAGE)
-        with self.begin_reading() as transaction:
-            if transaction.cursor().set_range(retired_prefix()) and self._has_retired(transaction):
-                words[WORD_RETIRED] = 1
+
+    def _shared_level(self) -> str | None:
+        """Return the level that the shared table has, if it has one."""
+        word = self.table.words[WORD_LEVEL]
+        return LEVELS[word - 1] if 1 <= word <= len(LEVELS) else None
 
     def _read_meta(self) -> Meta | None:
         try:
@@ -231,20 +237,27 @@ class Namespace:
             meta = self._read_meta()
             if meta is None:
                 meta = Meta(self.engine.level, DEFAULT_SIZE)
+                if self.engine.fsyncs:
+                    # LMDB syncs what is in its files, not the folder's entries for them. Should this fail it is done again, for want of a record.
+                    # The store's entry for the folder may be another process's work, and not be synchronized yet, or never, if that one was killed.
+                    sync_directory(self.directory)
+                    sync_directory(self.store)
                 with self.engine.begin_write() as transaction:
                     transaction.put(META_KEY, meta.pack())
-                if self.engine.fsyncs:
-                    # LMDB syncs what is in its files, not the folder's entries for them.
-                    sync_directory(self.directory)
             words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
             words[WORD_LIMIT] = meta.size
             words[WORD_USED] = self.engine.usage().file * PAGE
             words[WORD_SETTINGS] += 1
             return meta
+        except OSError as error:
+            raise StoragePathError(
+                f"the folder {str(self.directory)!r} cannot be synchronized: {error.strerror}; {remedy(error, 'check the disk')}"
+            ) from error
         finally:
             self.gate.leave()
 
     def forked(self) -> None:
+        self._opening = Lock()  # a thread that the child does not have may hold the parent's
         self.begin = self._begin_in_child
         self.stale = True
 
@@ -274,19 +287,38 @@ class Namespace:
         words = self.table.words
         meta = self._read_meta()
         assert meta is not None
+        # A level that is about to be set counts before it is, if it is stronger: its own commit must be made at it.
+        level = max(meta.level, self._shared_level() or meta.level, key=FSYNCS.__getitem__)
+        self.refuse_weaker(level)
         self._epoch = words[WORD_SETTINGS]
         self.meta = meta
         self.room = 0
-        if meta.level != self.engine.level and not self.pinned():
+        if level != self.engine.level and not self.pinned():
             with self._opening:
-                self._reopen()
-        self._weaker = self.engine.fsyncs < FSYNCS[meta.level]
+                self._reopen(level)
+        self._weaker = self.engine.fsyncs < FSYNCS[level]
         if meta.size + RESERVE > self.engine.map_size:
             self.remap()
 
-    def _reopen(self) -> None:
+    def refuse_weaker(self, level: str) -> None:
+        """Refuse to write for a level if this process cannot do what that one promises.
+
+        A commit whose data and meta page are not synchronized in this order may damage the file if the power fails, until it is synchronized as a
+        whole. An environment of the level ``off`` never does it, and a snapshot keeps the process on that one.
+
+        Raises:
+            TransactionError: Both is the case.
+        """
+        pinned = 0 if self.engine.fsyncs or not FSYNCS[level] else len(self.pinned())
+        if pinned:
+            raise TransactionError(
+                f"namespace {self.name!r} leaves, or has left, the durability level 'off', at which this process has opened its files; to write at "
+                f"another one it must open them anew, and it still reads from {pinned} snapshots or iterators: close them and try again"
+            )
+
+    def _reopen(self, level: str) -> None:
         self.engine.close()
-        engine = Engine(self.directory, self.meta.level, self.meta.size)
+        engine = Engine(self.directory, level, self.meta.size)
         fork_safe(engine)
         self.engine = engine
         self.begin = self.engine.begin
@@ -304,13 +336,13 @@ class Namespace:
         with self._opening:
             if self.engine is not failed or self.closed:
                 return
-            pinned = self.pinned()
+            pinned = len(self.pinned())  # and not the list, which the error's traceback would keep, and with it the snapshots
             if pinned:
                 raise TransactionError(
                     f"the disk has refused a write of namespace {self.name!r}, which must be opened anew after that; this process still reads from "
-                    f"{len(pinned)} snapshots or iterators of it: close them and try again"
+                    f"{pinned} snapshots or iterators of it: close them and try again"
                 )
-            self._reopen()
+            self._reopen(failed.level)
 
     def remap(self) -> None:
         """Map what another process made larger.
@@ -318,12 +350,12 @@ class Namespace:
         Raises:
             TransactionError: A snapshot is open in this process, which the new map would end.
         """
-        pinned = self.pinned()
+        pinned = len(self.pinned())
         if pinned:
             raise TransactionError(
                 f"namespace {self.name!r} has outgrown the address space that this process reserved for it, which can be enlarged only while the "
                 "process "
-                f"has no snapshot or iterator of it open; {len(pinned)} are: close them and try again"
+                f"has no snapshot or iterator of it open; {pinned} are: close them and try again"
             )
         try:
             self.engine.grow(max(self.table.words[WORD_LIMIT] + RESERVE, self.engine.map_size))
@@ -353,12 +385,12 @@ class Namespace:
         """Return the snapshots and iterators that this process has open."""
         return [reading for reading in self._pins if reading.pinned]
 
-    def begin_reading(self) -> Any:
-        """Begin LMDB's read transaction, mending what can be mended."""
+    def begin_reading(self, buffers: bool = False) -> Any:
+        """Begin LMDB's read transaction, mending what can be mended; with ``buffers`` its values are views on the map."""
         for attempt in range(10):
             engine = self.engine
             try:
-                return self.begin()
+                return self.begin(buffers=True) if buffers else self.begin()
             except MapResizedError as error:
                 if attempt == 9:
                     raise translate(error, self.name, "reading") from error
@@ -602,7 +634,10 @@ class Namespace:
         except Exception as error:
             writing.end()
             if len(pending) == 1:
-                pending[0].error = self.space.failed(error, "writing") if isinstance(error, EngineError) else error
+                pending[0].error = error
+                if isinstance(error, EngineError):
+                    pending[0].error = self.space.failed(error, "writing")
+                    pending[0].error.__cause__ = error
                 pending[0].done = True
                 return
             for operation in pending:
@@ -654,6 +689,8 @@ class Namespace:
 
     def commit(self, writing: Writing, operations: int = 1) -> None:
         """Commit, if anything was changed. The doorbells are rung by :meth:`finish`."""
+        while writing.savepoints:  # of a block that was interrupted as it was entered; what was written since then is the outer block's
+            writing.end_savepoint(keep=True)
         if writing.touched:
             writing.write_headers()
             writing.transaction.commit()
@@ -740,13 +777,23 @@ class Namespace:
 
     # Chores.
 
-    def reclaim(self) -> bool | None:
-        """Delete a slice of what was cleared or dropped. Return whether more is left; None if others want to write, so that nothing was done."""
+    def reclaim(self, turn: Request | None = None) -> bool | None:
+        """Delete a slice of what was cleared or dropped.
+
+        Args:
+            turn: What holds the turn, which is given up; the gate is waited for. Without it nothing is waited for.
+
+        Returns:
+            Whether more is left; None if others want to write, so that nothing was done.
+        """
         from .reclaim import reclaim_slice
 
         writing = Writing(self)
+        writing.token = turn
         try:
-            if not self.turns.take(writing) or not self.gate.try_enter():
+            if turn is not None:
+                self.gate.enter()
+            elif not self.turns.take(writing) or not self.gate.try_enter():
                 return None
             self.start(writing)
             deleted, more = reclaim_slice(writing)
@@ -758,8 +805,13 @@ class Namespace:
         except EngineError as error:
             raise self.space.failed(error, "reclaiming") from error
         finally:
-            if self.turns.holder is writing:
+            # As in `try_write`: the call may be interrupted at its first step.
+            try:
+                if self.turns.holder is (turn or writing):
+                    self.finish(writing)
+            except BaseException:
                 self.finish(writing)
+                raise
 
     def _has_retired(self, transaction: Any) -> bool:
         cursor = transaction.cursor()

@@ -16,7 +16,7 @@ Invariants:
 * Only the worker that claimed a run can store its outcome, and only while it is running: the run names the worker, and a worker's name is
   never given twice. So a worker that was taken for dead, and lives, is refused (:func:`finish` returns None).
 * Once a signal was asked for, the worker takes nothing else after this run. A signal that arrives late hits a worker that is leaving.
-* A process of an executor (see ``executor_ops``) is gone when it has ended, however it ended: the same transaction leaves its outcome to the executor.
+* A process of an executor (see ``executor_ops``) is gone when it has ended, however it ended: that transaction leaves its outcome to the executor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from . import object_ops
 from .doorbell import EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS
 from .errors import ProcessError
 from .layout import (
-    ENDED as ENDED_TASKS,
-)
-from .layout import (
+    OUTCOMES,
     PROCESSES,
     RUNNING,
     SUBMITTED,
@@ -64,6 +62,7 @@ __all__ = [
     "Ending",
     "Listed",
     "Run",
+    "announce",
     "anything_submitted",
     "claim",
     "claimed",
@@ -283,11 +282,11 @@ def start(writing: Writing, identity: Identity, uuid: str, name: str, context: b
         run_key(identity.object_id), run._replace(status=SUBMITTED_STATUS, submitted=time.time(), order=writing.number, context=context).pack()
     )
     transaction.put(process_key(SUBMITTED, writing.number, identity.object_id), _label(uuid, name))
-    _announce(writing, ONE_OF, EVENT_ITEMS)
+    announce(writing, ONE_OF, EVENT_ITEMS)
 
 
-def _announce(writing: Writing, whom: int, event: int) -> None:
-    """Have one idle worker (ONE_OF) or the supervisor woken by the commit."""
+def announce(writing: Writing, whom: int, event: int) -> None:
+    """Have one idle worker (ONE_OF), the supervisor or an executor (its id) woken by the commit."""
     if writing.announced is None:
         writing.announced = {}
     writing.announced[whom] = event
@@ -309,7 +308,7 @@ def request(writing: Writing, identity: Identity, number: int) -> str:
     if run.status == RUNNING_STATUS and run.request != number:
         writing.change(identity, EVENT_CHANGE)
         writing.transaction.put(run_key(identity.object_id), run._replace(request=number).pack())
-        _announce(writing, SUPERVISOR, EVENT_CHANGE)
+        announce(writing, SUPERVISOR, EVENT_CHANGE)
     return run.status
 
 
@@ -422,7 +421,7 @@ def claim(writing: Writing, worker: str, pid: int) -> Claim | None:
     transaction.put(run_key(object_id), run._replace(status=RUNNING_STATUS, pid=pid, worker=worker, started=time.time()).pack())
     transaction.put(process_key(RUNNING, object_id), label)
     if _first_submitted(writing) is not None:
-        _announce(writing, ONE_OF, EVENT_ITEMS)  # one worker is woken for all that was submitted at once: each wakes the next
+        announce(writing, ONE_OF, EVENT_ITEMS)  # one worker is woken for all that was submitted at once: each wakes the next
     return _claim_of(writing, process, uuid, name, run)
 
 
@@ -480,6 +479,6 @@ def _end(writing: Writing, process: Identity, run: Run, frame: bytes | None = No
         return
     uuid, name = _unlabel(transaction.get(process_key(PROCESSES, object_id)))
     number = int.from_bytes(owner, "big")
-    transaction.put(process_key(ENDED_TASKS, number, writing.number, object_id), Ending(run.status, run.exitcode or 0, uuid, frame).pack())
-    _announce(writing, number, EVENT_DONE)
+    transaction.put(process_key(OUTCOMES, number, writing.number, object_id), Ending(run.status, run.exitcode or 0, uuid, frame).pack())
+    announce(writing, number, EVENT_DONE)
     remove(writing, process, name)

@@ -13,7 +13,7 @@ from .doorbell import SocketDirectory
 from .namespace import Namespace
 from .settings import get_storage_path
 
-__all__ = ["all_open", "close_all", "known_namespaces", "on_close", "open_if_there", "open_namespace", "opened"]
+__all__ = ["all_open", "close_all", "close_store", "known_namespaces", "on_close", "open_if_there", "open_namespace", "opened"]
 
 
 class _Lock:
@@ -122,6 +122,25 @@ def close_all() -> None:
         for sockets in _sockets.values():
             sockets.close()
         _sockets.clear()
+        for close in _closing:
+            close()
+
+
+def close_store(store: str) -> None:
+    """Close every namespace of one store that this process has open; those of other stores stay open. Idempotent."""
+    with _lock.mutex:
+        folder = _stores.get(store)
+        if folder is None:
+            return
+        for key, namespace in list(_namespaces.items()):
+            if namespace.store == folder:
+                namespace.close()
+                del _namespaces[key]
+        sockets = _sockets.pop(folder, None)
+        if sockets is not None:
+            sockets.close()
+        for path in [path for path, its_folder in _stores.items() if its_folder == folder]:
+            del _stores[path]
         for close in _closing:
             close()
 

@@ -33,11 +33,11 @@ def map_views(reading: Reading, wanted: int | None) -> None:
     """Give ``reading`` views on the map, of the committed state ``wanted`` (None: of the one that it reads)."""
     namespace = reading.namespace
     if wanted is not None:
-        reading.views = Mapped(namespace, namespace.begin(buffers=True))
+        reading.views = Mapped(namespace, namespace.begin_reading(buffers=True))
         return
     while True:
         # Two transactions begun one after the other see the same state unless somebody commits in between.
-        mapped = namespace.begin(buffers=True)
+        mapped = namespace.begin_reading(buffers=True)
         if mapped.id() == reading.transaction.id():
             reading.views = Mapped(namespace, mapped)
             return
@@ -77,13 +77,19 @@ class TransactionScope:
         if writing is None:
             return False
         self.writing = writing
-        if self._isolated:
-            try:
+        outside = writing.savepoints
+        try:
+            if self._isolated:
                 writing.begin_savepoint()
-            except EngineError as error:
+            self._role = _SAVEPOINT if self._isolated else _JOINED
+            self._map()
+        except BaseException as error:
+            # Left open, it would be what the outer block commits, and the outer block's changes would be lost without a word.
+            if writing.savepoints > outside:
+                writing.end_savepoint(keep=False)
+            if isinstance(error, EngineError):
                 raise translate(error, self.namespace.name, "beginning a savepoint") from error
-        self._role = _SAVEPOINT if self._isolated else _JOINED
-        self._map()
+            raise
         return True
 
     def begun(self, writing: Writing) -> None:

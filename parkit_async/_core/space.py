@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from .namespace import Namespace
     from .transactions import Writing
 
-__all__ = ["DEFAULT_SIZE", "Space"]
+__all__ = ["DEFAULT_SIZE", "LARGEST", "Space"]
 
 DEFAULT_SIZE: Final = 1 << 30
 """A namespace's maximum size in bytes, unless it was set."""
+LARGEST: Final = 1 << 44
+"""The largest that it can be set to."""
 
 _DEPTH: Final = 5
 

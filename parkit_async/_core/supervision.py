@@ -110,7 +110,10 @@ def running_supervisor(store: str) -> int | None:
         return os.getpid()
     inquiry = _inquiries.get(store)
     if inquiry is None:
-        inquiry = _inquiries[store] = _Inquiry(store)
+        made = _Inquiry(store)
+        inquiry = _inquiries.setdefault(store, made)
+        if inquiry is not made:  # another thread has come first
+            os.close(made.descriptor)
     try:
         return record_lock.holder(inquiry.descriptor)
     except OSError:  # somebody's target has closed every descriptor

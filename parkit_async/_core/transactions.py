@@ -263,6 +263,11 @@ class Writing(Reading):
         else:
             self.recording.inner, savepoint.transaction = child, self.recording.inner
 
+    @property
+    def savepoints(self) -> int:
+        """How many savepoints are open."""
+        return len(self._savepoints or ())
+
     def end_savepoint(self, keep: bool) -> None:
         """End the innermost savepoint; keep its changes, or undo them."""
         self._detach()

@@ -81,8 +81,8 @@ def block(
 ) -> Any:
     """Call ``attempt`` each time that ``event`` happens to the object, until it returns something other than AGAIN, and return that.
 
-    Where an attempt costs more than a look, ``look`` makes the first one, before anybody rang. ``also`` is a descriptor whose being readable is a
-    reason for an attempt, too, which then must not return AGAIN.
+    Where an attempt costs more than a look, ``look`` makes those for which nobody rang: the first, and the last. ``also`` is a descriptor whose being
+    readable is a reason for an attempt, too, which then must not return AGAIN.
 
     Blocks the calling thread, asleep on its own socket; returns AGAIN when the deadline has passed.
     """
@@ -105,10 +105,19 @@ def block(
                 return AGAIN
             if bell.wait(safety if left is None else min(left, safety), also):
                 counters.wakeups += 1
-            elif left is None or left > safety:
+                result = attempt()
+                continue
+            if left is None or left > safety:
                 counters.wakeups += 1
                 counters.rechecks += 1
-            result = attempt()
+            # Nobody rang: who would now ask for the turn could have to wait for it, long after the deadline.
+            result = (look or attempt)()
     finally:
-        for slot in registered:
-            table.unregister(slot)
+        # An interrupt (Ctrl-C) may come here as well, at the first step of the call: so that is made again.
+        try:
+            for slot in registered:
+                table.unregister(slot)
+        except BaseException:
+            for slot in registered:
+                table.unregister(slot)
+            raise

@@ -9,6 +9,7 @@
     store         stat, verify, backup, compact, doctor      (diagnosis: what doctor looks at)
     processes     ps, run, kill, logs, clean                 (following: output and events as they come)
     pool          pool, supervisor
+    dashboard     dashboard
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 141 the reader of the output went away; ``run`` exits as its process did. An error is one
 line on stderr that says what to do; ``PARKIT_DEBUG=1`` shows where it came from.
@@ -54,6 +55,7 @@ _MODULES: Final = {
     "clean": "processes",
     "pool": "pool",
     "supervisor": "pool",
+    "dashboard": "dashboard",
     "stat": "store",
     "verify": "store",
     "backup": "store",

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import lmdb
 
-__all__ = ["append", "dequeue", "enqueue", "enqueue_many", "get", "increment", "is_empty", "items", "opened", "put", "take", "update"]
+__all__ = ["append", "dequeue", "dequeue_many", "enqueue", "enqueue_many", "get", "increment", "is_empty", "items", "opened", "put", "take", "update"]
 
 _MAP: Final = 8 << 30  # bytes of address space
 
@@ -102,6 +102,17 @@ def dequeue(environment: lmdb.Environment) -> Any:
         raw = cursor.value()
         cursor.delete()
     return loads(raw)
+
+
+def dequeue_many(environment: lmdb.Environment, count: int) -> list[Any]:
+    """Take up to ``count`` items from the front, in one transaction."""
+    raws: list[bytes] = []
+    with environment.begin(write=True) as transaction:
+        cursor = transaction.cursor()
+        while len(raws) < count and cursor.first():
+            raws.append(cursor.value())
+            cursor.delete()
+    return [loads(raw) for raw in raws]
 
 
 def is_empty(environment: lmdb.Environment) -> bool:

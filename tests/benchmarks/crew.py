@@ -7,6 +7,7 @@ its members begin at one agreed moment, and report on the clock that all process
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,13 +113,14 @@ def _closing(connection: Connection) -> Iterator[Connection]:
 
 
 def duties(connection: Connection, known: dict[str, Duty]) -> None:
-    """Do what the crew's owner asks for, in a member, until it hangs up."""
+    """Do what the crew's owner asks for, in a member, until it hangs up. Ctrl-C is the owner's, whose end ends the members."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with _closing(connection):
         connection.send(None)
         while True:
             try:
                 name, start, arguments = connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 return
             duty = known[name]
             time.sleep(max(0.0, start - time.monotonic()))

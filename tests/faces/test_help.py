@@ -13,8 +13,8 @@ import parkit
 import parkit_async
 from parkit_async._core.objects import Handle
 
-ONLY_AWAITABLE = {"QueueEmpty", "QueueFull", "QueueShutDown", "aclose"}
-"""Names that have their counterpart in the standard library on the blocking face, or that end what only an event loop has."""
+ONLY_AWAITABLE = {"QueueEmpty", "QueueFull", "QueueShutDown", "aclose", "lifespan"}
+"""Names that have their counterpart in the standard library on the blocking face, or that begin and end what only an event loop has."""
 
 KINDS = ("Dict", "Queue", "LifoQueue", "Log", "Object", "Process")
 OPERATORS = {  # what the awaitable face has a method for, since an operator cannot be awaited
@@ -111,6 +111,7 @@ def test_what_is_not_a_class_or_function_of_a_face_is_the_same_in_both() -> None
         "Codec",
         "DeadLetter",
         "Output",
+        "ProcessPoolExecutor",
         "ProcessPriority",
         "SyslogHandler",
         "Statistics",

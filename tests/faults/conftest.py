@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-DEFAULT_SECONDS = 2.0
+from tests.conftest import Spawn
+from tests.faults.rounds import Rounds, conducted
+
+# Read before the tests: each of them begins with the environment cleared of parkit's variables.
+SECONDS = float(os.environ.get("PARKIT_FAULTS_SECONDS") or 2.0)
+SEED = os.environ.get("PARKIT_FAULTS_SEED")
 
 
 @pytest.fixture
 def seconds() -> float:
     """For how many seconds a test goes on looking for a failure."""
-    return float(os.environ.get("PARKIT_FAULTS_SECONDS", DEFAULT_SECONDS))
+    return SECONDS
 
 
 @pytest.fixture
 def seed() -> int:
     """The seed of every random choice in the test, printed so that a failure can be repeated."""
-    chosen = int(os.environ.get("PARKIT_FAULTS_SEED") or random.SystemRandom().randrange(2**32))
+    chosen = int(SEED or random.SystemRandom().randrange(2**32))
     print(f"repeat with PARKIT_FAULTS_SEED={chosen}")
     return chosen
 
@@ -32,3 +39,10 @@ def seed() -> int:
 def rng(seed: int) -> random.Random:
     """Random choices that the seed repeats."""
     return random.Random(seed)
+
+
+@pytest.fixture
+def rounds(spawn: Spawn, tmp_path: Path, seed: int) -> Iterator[Rounds]:
+    """Concurrent clients whose histories are to be checked."""
+    with conducted(spawn, tmp_path, seed) as running:
+        yield running

@@ -8,95 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 import parkit
-from parkit_async._core import pool_state
-from parkit_async._core.doorbell import EVENT_ALL
-from parkit_async._core.registry import close_all, open_namespace
-from parkit_async._core.waiting import AGAIN, block
+from parkit_async._core.registry import close_all
+from parkit_async.testing import PATIENCE, TemporaryPool
 from tests.faces.face import FACES, Face, opened
 
-PATIENCE = 30.0
-"""Seconds after which what should happen has not happened."""
+__all__ = ["PATIENCE", "SIZE", "Pool", "face", "own_pool", "pool", "shared"]
 
 SIZE = 2
 
 _EVERY_STATUS = ("created", "submitted", "running", "finished", "failed", "crashed")
 
 
-class Pool:
-    """The pool of a store, for the blocking test that looks at it from outside.
+class Pool(TemporaryPool):
+    """The plugin's pool, whose end is a test of its own: nobody may be left."""
 
-    Attributes:
-        store: Path of the store.
-    """
-
-    def __init__(self, store: Path) -> None:
-        self.store = store
-
-    def status(self) -> dict[str, Any]:
-        return parkit.pool_status()
-
-    def workers(self) -> set[int]:
-        """Return the process ids of the workers that have said hello."""
-        return {worker["pid"] for worker in self.status()["workers"]}
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        """Return what ``condition`` returns as soon as that is true: asked each time that the pool says something about itself."""
-
-        def attempt() -> Any:
-            return condition() or AGAIN
-
-        found = block(pool_state.shelf(str(self.store), pool_state.POOL), EVENT_ALL, attempt, time.monotonic() + PATIENCE)
-        assert found is not AGAIN, f"it did not happen in time: {self.status()}\n{self.log()}"
-        return found
-
-    def until_size(self, size: int) -> set[int]:
-        """Return the workers as soon as there are ``size``."""
-        self.until(lambda: len(self.workers()) == size)
-        return self.workers()
-
-    def members(self) -> list[psutil.Process]:
-        """Return the processes that belong to the pool: the supervisor, workers, and whatever targets have started."""
-        own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.pid not in own and process.status() != psutil.STATUS_ZOMBIE and self._belongs(process):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
-    def _belongs(self, process: psutil.Process) -> bool:
-        return str(self.store) in process.cmdline() or process.environ().get("PARKIT_STORAGE_PATH") == str(self.store)
-
-    def log(self) -> str:
-        """Return what the supervisor and its workers have printed."""
-        try:
-            return (self.store / "supervisor.log").read_text()
-        except FileNotFoundError:
-            return ""
-
-    def end(self) -> None:
+    def end(self) -> str:
         """End the pool; fail if anybody is left."""
-        parkit.killall(PATIENCE)
-        left = self.members()
-        for process in left:
-            process.kill()
-        assert not left, f"killall() has left {left}\n{self.log()}"
-        sockets = open_namespace("default").sockets
-        for file in os.listdir(sockets.path):
-            if file.startswith("new-"):  # a sweep takes it for one that is being bound, unless it is old
-                os.utime(os.path.join(sockets.path, file), (0, 0))
-        sockets.sweep()  # as the next to open the store would: those who were killed have left theirs
+        left = super().end()
+        assert not left, left
+        return left
 
 
 def _ending(pool: Pool) -> Iterator[Pool]:

@@ -507,3 +507,82 @@ def test_two_hundred_subprocesses_of_uvloop(run_script: RunScript, verified: Ver
 def test_two_hundred_subprocesses_of_asyncio(run_script: RunScript, verified: Verify) -> None:
     run(run_script, SUBPROCESSES.replace("uvloop.run(", "asyncio.run("))
     verified("fork")
+
+
+def test_threads_of_a_child_that_use_an_object_first_at_the_same_time(run_script: RunScript) -> None:
+    """A thread that came while another one was opening the namespace anew took it for opened, and used what belonged to the parent."""
+    finished = run_script(
+        """
+        import os, threading
+        from parkit import Dict
+        from parkit_async._core import namespace
+
+        counter = Dict("fork/counter")
+        counter["n"] = 0
+        pid = os.fork()
+        if pid:
+            raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        opening, done, errors = threading.Event(), threading.Event(), []
+
+        class SlowGate(namespace.Gate):
+            def __init__(self, *arguments):
+                opening.set()
+                done.wait(0.2)  # set at once by a thread that does not wait for the opening
+                super().__init__(*arguments)
+
+        namespace.Gate = SlowGate
+
+        def first():
+            counter["first"] = 1
+
+        def second():
+            opening.wait()
+            try:
+                counter["second"] = 2
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        threads = [threading.Thread(target=first, daemon=True), threading.Thread(target=second, daemon=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        print(errors, dict(counter), flush=True)
+        os._exit(0)
+        """
+    )
+    assert finished.stdout == "[] {'first': 1, 'n': 0, 'second': 2}\n"
+
+
+def test_a_fork_while_another_thread_opens_the_namespace_anew(run_script: RunScript) -> None:
+    """The child inherited the lock of an opening, held by a thread that it does not have."""
+    run_script(
+        """
+        import os, threading
+        from parkit import Dict
+        from parkit_async._core.registry import open_namespace
+
+        d = Dict("fork/d")
+        namespace = open_namespace("fork")
+        inside, go = threading.Event(), threading.Event()
+
+        def hold():
+            with namespace._opening:
+                inside.set()
+                go.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        inside.wait()
+        pid = os.fork()
+        if not pid:
+            d["b"] = 2
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        go.set()
+        thread.join()
+        assert d["b"] == 2
+        """,
+        timeout=20,
+    )

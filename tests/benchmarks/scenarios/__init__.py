@@ -1,0 +1,1 @@
+"""What is compared: each module has the scenarios of one kind of thing, and yields their cells."""
