@@ -24,6 +24,7 @@ import lmdb
 
 from .allocation import allocate
 from .errors import StoragePathError, TransactionError, remedy
+from .private_files import open_file
 
 __all__ = [
     "FSYNCS",
@@ -208,7 +209,7 @@ class Engine:
 
 
 def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
-    _allocate_locks(directory)
+    _check_files(directory)
     map_size = reservation
     attempts = 0
     while True:
@@ -281,14 +282,17 @@ def _is_unused(page: bytes) -> bool:
     return is_ours and not any(page[_AT_NUMBER : _AT_NUMBER + 8])
 
 
-def _allocate_locks(directory: Path) -> None:
-    """Have the blocks of LMDB's lock file on the disk. LMDB makes it with a hole where the slots of most readers are.
+def _check_files(directory: Path) -> None:
+    """See that LMDB's files are what they should be, as LMDB itself follows links; make them if need be, as it knows of no mode but the umask's.
 
-    This process must not have the files open: it would lose its locks.
+    The lock file gets its blocks on the disk: LMDB makes it with a hole where the slots of most readers are. This process must not have the files
+    open: it would lose its locks.
     """
-    path = directory / "lock.mdb"
+    path = directory / "data.mdb"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.close(open_file(path))
+        path = directory / "lock.mdb"
+        descriptor = open_file(path)
         try:
             allocate(descriptor, _LOCK_FILE)
         finally:

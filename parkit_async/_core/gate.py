@@ -25,6 +25,7 @@ from time import monotonic_ns
 
 from . import fork
 from .errors import StoragePathError, remedy
+from .private_files import open_file
 
 __all__ = ["STREAK_NS", "Gate"]
 
@@ -60,10 +61,12 @@ class Gate:
         Raises:
             StoragePathError: They cannot be opened or created.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._gate = os.open(self._directory / "gate", flags, 0o600)
-            self._turnstile = os.open(self._directory / "turnstile", flags, 0o600)
+            self._gate = open_file(self._directory / "gate")
+            self._turnstile = open_file(self._directory / "turnstile")
+        except StoragePathError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise StoragePathError(

@@ -37,6 +37,7 @@ from .errors import ParkitError, StoragePathError
 from .inspection import openers
 from .layout import Entry, State, data_prefix, directory_key, header_key
 from .pool_state import POOL
+from .private_files import close_to_others, make_folder, make_parents, open_file
 from .registry import open_if_there, opened
 from .shared import WORD_GROWN, WORD_PAGES, WORD_USED, SharedTable
 from .space import DEFAULT_SIZE
@@ -100,6 +101,7 @@ def verify(store: Path, name: str) -> list[str]:
     """Return what is wrong with a namespace's data file, by LMDB's own verification of a consistent copy of it."""
     existing_directory(store, name)
     with tempfile.TemporaryDirectory(prefix="parkit-verify-") as folder:
+        close_to_others(folder)
         try:
             _copy(store, name, Path(folder), compact=False)
         except ParkitError as error:
@@ -141,7 +143,7 @@ def backup(store: Path, destination: str, names: Iterable[str] | None, progress:
     chosen = every_namespace(store) if names is None else list(dict.fromkeys(names))
     for name in chosen:
         existing_directory(store, name)
-    os.makedirs(target.parent, exist_ok=True)
+    make_parents(target)
     with _draft(target.parent, f".{target.name}-") as draft:
         for name in chosen:
             progress(name)
@@ -186,7 +188,7 @@ def _forget_workers(folder: Path) -> None:
 
 
 def _copy_output(source: Path, target: Path) -> None:
-    os.mkdir(target, 0o700)
+    make_folder(target)
     for entry in os.scandir(source):
         if entry.is_file(follow_symlinks=False):
             try:
@@ -250,7 +252,8 @@ def compact(store: Path, name: str) -> Compacted:
 @contextmanager
 def _alone(directory: Path, name: str) -> Iterator[int]:
     """Hold the lock by which LMDB's openers exclude each other, so that whoever opens the namespace waits. Yields the descriptor."""
-    descriptor = os.open(directory / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.close(open_file(directory / "data.mdb", os.O_RDWR))  # LMDB would follow a link
+    descriptor = open_file(directory / "lock.mdb")
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
@@ -287,7 +290,7 @@ def _forget_commits(directory: Path) -> None:
 def _draft(parent: Path, prefix: str) -> Iterator[Path]:
     """Make a private folder, and remove what is left of it in the end."""
     draft = parent / f"{prefix}{secrets.token_hex(8)}"
-    os.mkdir(draft, 0o700)
+    make_folder(draft)
     try:
         yield draft
     finally:

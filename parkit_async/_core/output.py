@@ -35,7 +35,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Final
 
 from .filewatch import LOOK, FileWatch
-from .output_files import FOLDER, UUID, StorePath, create, is_at, open_existing, output_path, refusal, size_of, unlink
+from .output_files import FOLDER, UUID, StorePath, check_folder, create, is_at, open_existing, output_path, refusal, size_of, unlink
 from .waiting import deadline_of, remaining
 
 __all__ = [
@@ -124,6 +124,7 @@ def sweep(store: StorePath, known: Container[str]) -> int:
     """
     folder = os.path.join(store, FOLDER)
     try:
+        check_folder(folder)
         names = os.listdir(folder)
     except FileNotFoundError:
         return 0

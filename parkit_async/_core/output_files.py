@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
 from typing import Final
 
+from . import private_files
 from .errors import StoragePathError, remedy
 
-__all__ = ["FOLDER", "UUID", "StorePath", "close", "create", "is_at", "make_folder", "open_existing", "output_path", "refusal", "size_of", "unlink"]
+__all__ = ["FOLDER", "UUID", "StorePath", "check_folder", "close", "create", "is_at", "make_folder", "open_existing", "output_path", "refusal", "size_of", "unlink"]
 
 FOLDER: Final = "output"
 UUID: Final = re.compile("[0-9a-f]{32}")
 
-_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 StorePath = str | os.PathLike[str]
 
@@ -39,16 +39,25 @@ def make_folder(store: str) -> None:
     folder = os.path.join(store, FOLDER)
     try:
         try:
-            os.mkdir(folder, 0o700)
+            private_files.make_folder(folder)
         except FileExistsError:
             pass
-        status = os.lstat(folder)
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            if status.st_mode & 0o077:
-                os.chmod(folder, 0o700)
-            return
+        check_folder(folder)
+        private_files.close_to_others(folder)
     except OSError as error:
         raise refusal(folder, error) from error
+
+
+def check_folder(folder: str) -> None:
+    """Refuse what is not a folder of this user's own: a symbolic link to another one, for example.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        StoragePathError: It is something else.
+    """
+    status = os.lstat(folder)
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+        return
     raise StoragePathError(
         f"{folder} should be the folder of the outputs of processes but is {'a folder of' if stat.S_ISDIR(status.st_mode) else 'no folder, and of'} "
         f"user {status.st_uid}: move it out of the store"
@@ -59,10 +68,10 @@ def create(path: str) -> int:
     """Open an output to append to it, and make it, and its folder, if need be."""
     try:
         try:
-            return os.open(path, _APPEND, 0o600)
+            return private_files.open_file(path, _APPEND)
         except FileNotFoundError:
             make_folder(os.path.dirname(os.path.dirname(path)))  # the store's
-            return os.open(path, _APPEND, 0o600)
+            return private_files.open_file(path, _APPEND)
     except OSError as error:
         raise refusal(path, error) from error
 
@@ -70,7 +79,7 @@ def create(path: str) -> int:
 def open_existing(path: str, flags: int) -> int | None:
     """Open a file that is there; None if it is not."""
     try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return private_files.open_file(path, flags)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -113,7 +122,5 @@ def close(descriptor: int) -> None:
 
 def refusal(path: str, error: OSError) -> StoragePathError:
     """Return the exception for an output that cannot be used."""
-    otherwise = (
-        "it is a symbolic link, which parkit never makes: remove it" if error.errno == errno.ELOOP else "see that its owner may write in the store"
-    )
-    return StoragePathError(f"{path}, which holds the output of a process, cannot be used: {error.strerror}; {remedy(error, otherwise)}")
+    todo = remedy(error, "see that its owner may write in the store")
+    return StoragePathError(f"{path}, which holds the output of a process, cannot be used: {error.strerror}; {todo}")

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import StoragePathError, remedy
+from .private_files import close_to_others, make_folder, make_parents, open_file
 
 __all__ = [
     "DEFAULT_NAMESPACE",
@@ -59,6 +60,7 @@ SYSLOG_NAMESPACE: Final = "__syslog__"
 """Holds the log of the whole store."""
 
 _SEGMENT_LIMIT: Final = 128  # characters
+_LONGEST_NAME: Final = 1 << 20  # characters of a namespace's name that are read of its file
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and surrogates, which no file can hold
 _NOT_IN_SLUG: Final = re.compile("[^a-z0-9_-]+")  # no dot: "con.txt~..." is a device on Windows
 
@@ -136,7 +138,7 @@ def _is_hidden(segment: str) -> bool:
 def open_store(path: str | os.PathLike[str]) -> Path:
     """Create the folder of a store if need be, check that it is safe to use, and return its real path (symbolic links resolved).
 
-    A new folder has mode 0700; missing folders above it are created with the default mode. Costs some tens of microseconds: meant for the first
+    A new folder has mode 0700; missing folders above it are created with the default mode, but nobody else may write in them. Costs some tens of microseconds: meant for the first
     use of a store in a process. Any thread may call it.
 
     Raises:
@@ -146,9 +148,9 @@ def open_store(path: str | os.PathLike[str]) -> Path:
     store = os.path.abspath(path)
     with _refused_by_system(store, "the store"):
         if not os.path.lexists(store):
-            os.makedirs(os.path.dirname(store), exist_ok=True)
+            make_parents(store)
             with suppress(FileExistsError):  # another process was faster
-                os.mkdir(store, 0o700)
+                make_folder(store)
             sync_directory(os.path.dirname(store))
         for step in Path(store).parents:
             _check_link(step)
@@ -180,6 +182,7 @@ def namespace_directory(store: Path, namespace: str) -> Path:
         if not os.path.lexists(directory):
             _publish(store, directory, namespace)
         _check_directory(directory, f"the folder of namespace {namespace!r}")
+        close_to_others(directory)
         found = _read_name(directory)
     if found != namespace:
         holds = "has lost its file 'name'" if found is None else f"says in its file 'name' that it holds {found!r}"
@@ -203,7 +206,7 @@ def list_namespaces(store: Path) -> list[str]:
     """
     with _refused_by_system(store, "the store"), os.scandir(store) as entries:
         # A copy made by hand ("shop~... (1)") still contains the name of its original: it counts only where that name belongs.
-        names = [name for entry in entries if "~" in entry.name and (name := _read_name(entry)) and _directory_name(name) == entry.name]
+        names = [name for entry in entries if "~" in entry.name and (name := _name_if_any(entry)) and _directory_name(name) == entry.name]
     return sorted(name for name in names if not any(map(_is_hidden, name.split("/"))))
 
 
@@ -229,17 +232,24 @@ def _directory_name(namespace: str) -> str:
 
 def _read_name(directory: str | os.PathLike[str]) -> str | None:
     try:
-        with open(os.path.join(directory, "name"), encoding="utf-8") as file:
-            return file.read()
+        with open(open_file(os.path.join(directory, "name"), os.O_RDONLY), encoding="utf-8") as file:
+            return file.read(_LONGEST_NAME)
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+
+
+def _name_if_any(directory: os.DirEntry[str]) -> str | None:
+    try:
+        return _read_name(directory)
+    except StoragePathError:  # a file that is no file, say: no folder of parkit's making
         return None
 
 
 def _publish(store: Path, directory: Path, namespace: str) -> None:
     draft = store / f".new-{secrets.token_hex(8)}"
-    os.mkdir(draft, 0o700)
+    make_folder(draft)
     try:
-        with open(draft / "name", "x", encoding="utf-8") as file:
+        with open(open_file(draft / "name"), "w", encoding="utf-8") as file:
             file.write(namespace)
             file.flush()
             os.fsync(file.fileno())

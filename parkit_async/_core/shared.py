@@ -28,7 +28,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import stat
 import threading
 from collections.abc import Mapping
 from typing import Final
@@ -36,6 +35,7 @@ from typing import Final
 from . import fork
 from .allocation import allocate
 from .errors import ParkitError, StoragePathError, remedy
+from .private_files import open_file
 
 __all__ = [
     "ONE_OF",
@@ -410,11 +410,8 @@ class SharedTable:
 def _open_file(path: str) -> int:
     """Open the file and see that it is long enough. Blocks are allocated where possible: a hole in a mapped file of a full disk is a SIGBUS."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_file(path)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise StoragePathError(f"the shared table {path} is not a regular file; remove what lies there")
             allocate(descriptor, _SIZE)
         except BaseException:
             os.close(descriptor)

@@ -26,6 +26,7 @@ from . import fork, pool_state, record_lock, registry
 from .deaths import DeathWatch, open_death_watch
 from .errors import ProcessError, StoragePathError, remedy
 from .identity import identity_of
+from .private_files import open_file
 from .settings import default_pool_options, default_pool_size
 
 __all__ = ["DIED", "Lookout", "StartWatch", "SupervisorLock", "begin_starting", "check", "command", "ensure", "launch", "running_supervisor"]
@@ -294,7 +295,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
 def _open(path: str, flags: int = 0) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        return open_file(path, os.O_RDWR | os.O_CREAT | flags)
     except OSError as error:
         raise StoragePathError(f"{path!r} cannot be opened: {error.strerror}; {remedy(error, 'see that the store belongs to this user')}") from error
 

@@ -192,6 +192,7 @@ def test_only_json_and_raw_run_no_code() -> None:
     assert [runs_code(codec) for codec in codecs_] == [True, True, True, False, False, True]
 
 
+@pytest.mark.untraceable
 def test_import_stays_light() -> None:
     code = "import sys, parkit_async._core.codecs, parkit_async._core.views; print({'cloudpickle', 'json', 'numpy', 'ctypes'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -27,6 +27,8 @@ from parkit_async._core.namespace import Namespace
 from parkit_async._core.ownership import contexts
 from parkit_async._core.shared import WORD_RETIRED
 
+pytestmark = pytest.mark.untraceable
+
 _ROOT = os.path.dirname(os.path.dirname(parkit.__file__))
 
 

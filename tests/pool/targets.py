@@ -555,3 +555,8 @@ _hoard: list[bytes] = []
 def grow(size: int) -> int:
     _hoard.append(b"x" * size)
     return os.getpid()
+
+
+def leave_at_once(exitcode: int) -> None:
+    """End the interpreter without any of what it does at its end."""
+    os._exit(exitcode)

@@ -213,8 +213,8 @@ def test_a_call_that_cannot_be_loaded_fails_with_what_loading_raised(face: Face)
 @pytest.mark.parametrize(
     ("target", "args", "exitcode", "cause"),
     [
-        pytest.param(os._exit, (0,), 0, "exit code 0", id="os._exit(0)"),
-        pytest.param(os._exit, (7,), 7, "exit code 7", id="os._exit(7)"),
+        pytest.param(targets.leave_at_once, (0,), 0, "exit code 0", id="os._exit(0)"),
+        pytest.param(targets.leave_at_once, (7,), 7, "exit code 7", id="os._exit(7)"),
         pytest.param(targets.crash_natively, (), -signal.SIGSEGV, "SIGSEGV", id="segfault"),
         pytest.param(targets.signal_itself, (signal.SIGKILL,), -signal.SIGKILL, "SIGKILL", id="SIGKILL"),
         pytest.param(targets.signal_itself, (signal.SIGTERM,), -signal.SIGTERM, "SIGTERM", id="SIGTERM"),
