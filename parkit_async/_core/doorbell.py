@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -41,6 +42,7 @@ from typing import Final
 
 from . import fork
 from .errors import StoragePathError, remedy
+from .private_files import make_folder
 from .shared import SharedTable
 
 __all__ = [
@@ -94,13 +96,16 @@ _LONGEST_POLL_MS = 2**31 - 1
 _DESCRIPTORS = "/proc/self/fd"
 _SHARED_TEMPORARY = "/tmp"  # noqa: S108 - what we make in it is private, and verified to be
 """Not TMPDIR: every process that opens a store must come to the same folder, whatever its environment."""
+_SECRET = ".secret"
+"""What the name of the record ends in that the name of a folder in /tmp is made of."""
 
 
 class SocketDirectory:
     """The folder that holds a store's sockets. Any thread may call any method; a forked child may go on using the object.
 
     ``sun_path`` is about a hundred bytes, and a store may lie deep. If the folder's own path is too long, sockets are reached through
-    ``/proc/self/fd`` where there is one; elsewhere they lie in a private folder under ``/tmp`` named after the store.
+    ``/proc/self/fd`` where there is one; elsewhere they lie in a private folder under ``/tmp``. Its name comes of a secret that lies beside the
+    folder, so that nobody can take it before; where somebody else has it all the same, another secret takes its place.
 
     Args:
         path: The folder; it is created with mode 0700 if need be. Its parent must exist.
@@ -131,13 +136,35 @@ class SocketDirectory:
         through = f"{_DESCRIPTORS}/{self._descriptor}"
         if os.path.isdir(through):
             return through + "/"
-        private = f"{_SHARED_TEMPORARY}/parkit-{os.geteuid()}"
-        os.close(_open_private(private, mend=False))
-        short = f"{private}/{hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:16]}"
-        descriptor = _open_private(short, mend=False)
+        # Whoever opens the store reads or changes the secret under this lock, which only this user can take.
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            short, descriptor = self._open_short()
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
         self._descriptor = descriptor
         return short + "/"
+
+    def _open_short(self) -> tuple[str, int]:
+        record = self.path + _SECRET
+        real = os.path.realpath(self.path)  # part of the name, so that a copy of the store has a folder of its own
+        while True:
+            try:
+                try:
+                    secret = os.readlink(record)
+                except FileNotFoundError:
+                    secret = secrets.token_hex(16)
+                    os.symlink(secret, record)  # leads nowhere: a link is made and read whole
+            except OSError as error:
+                raise self._refusal(error) from error
+            short = f"{_SHARED_TEMPORARY}/parkit-{hashlib.sha256(os.fsencode(f'{secret}/{real}')).hexdigest()[:16]}"
+            try:
+                return short, _open_private(short, mend=False)
+            except StoragePathError:
+                if not _is_foreign(short):
+                    raise
+            os.unlink(record)
 
     def forked(self) -> None:
         # Closed right here rather than at next use, see the module's invariants.
@@ -191,6 +218,7 @@ class SocketDirectory:
             # Between the file's appearance and the end of bind() a connection is refused as if the owner were dead. So the name that a
             # sweep judges by comes after it.
             bell.bind(self._prefix + _UNBOUND + name)
+            os.chmod(_UNBOUND + name, 0o600, dir_fd=self._descriptor)  # bind() leaves that to the umask
             os.rename(_UNBOUND + name, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
             made.append((bell, address))
         except BaseException:
@@ -521,6 +549,15 @@ def _has_room(sender: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
+def _is_foreign(path: str) -> bool:
+    """Tell whether something is at a path that is no folder of this user's alone."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or bool(status.st_mode & 0o077)
+
+
 def _open_private(path: str, mend: bool = True) -> int:
     """Create a folder that only this user may enter, open it, and see that it is one.
 
@@ -531,7 +568,7 @@ def _open_private(path: str, mend: bool = True) -> int:
     """
     try:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+            make_folder(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise StoragePathError(

@@ -324,8 +324,8 @@ def test_deep_store_without_proc(tmp_path: Path, short: Path, monkeypatch: pytes
     before = descriptors()
     first, second = SocketDirectory(place / "sockets"), SocketDirectory(place / ".." / place.name / "sockets")
     other = SocketDirectory(deep(tmp_path / "x") / "sockets")
-    private = short / f"parkit-{os.geteuid()}"
-    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    folders = sorted(short.iterdir())
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
     bell = Bell(first)
     assert second.send(bell.address)
     assert not other.send(bell.address)
@@ -333,8 +333,30 @@ def test_deep_store_without_proc(tmp_path: Path, short: Path, monkeypatch: pytes
     for opened in (first, second, other):
         opened.close()
     assert descriptors() == before
-    private.chmod(0o755)
-    with pytest.raises(StoragePathError, match="0755"):
+    assert descriptors() == before
+
+
+def test_a_folder_in_tmp_that_others_have_or_may_enter_is_left_for_another_one(tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = deep(tmp_path)
+    monkeypatch.setattr(doorbell, "_SHARED_TEMPORARY", str(short))
+    monkeypatch.setattr(doorbell, "_DESCRIPTORS", str(tmp_path / "missing"))
+    before = descriptors()
+    SocketDirectory(place / "sockets").close()
+    (first,) = short.iterdir()
+    first.rmdir()
+    first.symlink_to(tmp_path)
+    SocketDirectory(place / "sockets").close()
+    (second,) = set(short.iterdir()) - {first}
+    second.chmod(0o755)
+    opened, again = SocketDirectory(place / "sockets"), SocketDirectory(place / "sockets")
+    bell = Bell(opened)
+    assert again.send(bell.address) and bell.wait(0)
+    (third,) = set(short.iterdir()) - {first, second}
+    assert stat.S_IMODE(third.stat().st_mode) == 0o700
+    opened.close()
+    again.close()
+    monkeypatch.setattr(doorbell, "_SHARED_TEMPORARY", str(short / "missing"))
+    with pytest.raises(StoragePathError, match="cannot create or open"):  # trouble of another kind is said, and costs no name
         SocketDirectory(place / "sockets")
     assert descriptors() == before
 
