@@ -51,7 +51,7 @@ def open_file(path: str | os.PathLike[str], flags: int = os.O_RDWR | os.O_CREAT)
         kind = _kind_at(path)
         if kind is None:
             raise
-        raise StoragePathError(f"{os.fspath(path)!r} is {kind}, which parkit never makes there: remove it") from error
+        raise _irregular(path, kind) from error
     try:
         _check(descriptor, path)
         os.set_blocking(descriptor, True)  # only opening must not wait; the descriptor may become somebody's standard output
@@ -82,7 +82,7 @@ def _check(descriptor: int, path: str | os.PathLike[str]) -> None:
     status = os.fstat(descriptor)
     where = repr(os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
-        raise StoragePathError(f"{where} is {_kind(status.st_mode) or 'no file'}, which parkit never makes there: remove it")
+        raise _irregular(path, _kind(status.st_mode) or "something else")
     if status.st_uid != os.geteuid():
         raise StoragePathError(
             f"{where} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}: a store has one owner, who trusts what it holds; "
@@ -100,6 +100,10 @@ def _check(descriptor: int, path: str | os.PathLike[str]) -> None:
         )
     if stat.S_IMODE(status.st_mode) != 0o600:
         os.fchmod(descriptor, 0o600)
+
+
+def _irregular(path: str | os.PathLike[str], kind: str) -> StoragePathError:
+    return StoragePathError(f"{os.fspath(path)!r} is no regular file but {kind}, which parkit never makes there: remove it")
 
 
 def _kind(mode: int) -> str | None:
