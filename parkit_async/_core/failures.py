@@ -66,13 +66,26 @@ def capture(error: BaseException) -> CapturedFailure:
 
 
 def restore(captured: CapturedFailure) -> Exception:
-    """Return the exception that was captured, or a RemoteError in its place, ready to be raised; its cause shows the remote traceback."""
+    """Return the exception that was captured, or a RemoteError in its place, ready to be raised; its cause shows the remote traceback.
+
+    Raises:
+        ValueError: It is not what :func:`capture` returns.
+    """
+    if not _is_captured(captured):
+        raise ValueError("the record of an exception is damaged")
     error, reason = _unpickle(captured)
     if error is None:
         error = RemoteError(captured["type"], captured["message"], captured["traceback"], reason)
     # Not by plain assignment, which a class may forbid (a frozen dataclass, for one).
     BaseException.__setattr__(error, "__cause__", RemoteTraceback(captured["traceback"]))
     return error
+
+
+def _is_captured(found: object) -> bool:
+    if not isinstance(found, dict):
+        return False
+    texts = all(isinstance(found.get(name), str) for name in ("type", "message", "traceback"))
+    return texts and isinstance(found.get("pickled"), bytes | None) and isinstance(found.get("reason"), str | None)
 
 
 def _pickle(error: BaseException) -> tuple[bytes | None, str | None]:

@@ -100,7 +100,13 @@ def items(reading: Reading, binding: Binding, start: int, stop: int) -> list[Any
     """Return the entries or items at the indices from ``start`` up to ``stop``, as far as there are any."""
     state = reading.state(binding)
     get, prefix = reading.transaction.get, state.prefix
-    return [_decoded(binding, get(index_key(prefix, index)), index) for index in range(max(start, state.head), min(stop, state.tail))]
+    found = []
+    for index in range(max(start, state.head), min(stop, state.tail)):
+        raw = get(index_key(prefix, index))
+        if raw is None:  # or a header that lies about its length would have whoever shows it go on for ever
+            raise damaged(f"{binding.path!r}")
+        found.append(_decoded(binding, raw, index))
+    return found
 
 
 def entries(reading: Reading, binding: Binding) -> Iterator[tuple[Any, Any]]:
@@ -119,7 +125,7 @@ def attributes(reading: Reading, binding: Binding) -> list[tuple[str, Any]]:
     reading.state(binding)
     found = []
     for stored, raw in _walk(reading, attribute_prefix(binding.object_id)):
-        name = stored.decode()
+        name = text(stored, "the name of an attribute")
         found.append((name, _decoded(binding, raw, name)))
     return found
 

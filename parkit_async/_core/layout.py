@@ -19,6 +19,8 @@
 An object's entries lie in a *range* of their own, named by its header: clearing a big object gives it a new range at once and leaves
 the old one to be reclaimed in slices. Ids are handed out once and never again, so a stale handle can never see another object's data.
 
+Whatever bytes a record is read from, it is read, or refused by a TransactionError (or a ValueError, see :class:`Meta`): never by anything else.
+
 The header is one fixed record (little endian, 8 bytes a field). Lengths are exact, because they change in the transaction that
 changes the data; ``len`` and ``qsize`` read nothing else.
 """
@@ -26,8 +28,11 @@ changes the data; ``len`` and ``qsize`` read nothing else.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import Any, Final, NamedTuple
+
+from .errors import TransactionError
 
 __all__ = [
     "DATA",
@@ -46,6 +51,7 @@ __all__ = [
     "attribute_prefix",
     "call_key",
     "context_key",
+    "damaged",
     "data_prefix",
     "dead_prefix",
     "directory_key",
@@ -58,6 +64,7 @@ __all__ = [
     "process_key",
     "retired_prefix",
     "run_key",
+    "text",
 ]
 
 FORMAT_VERSION: Final = 1
@@ -71,6 +78,26 @@ _index = struct.Struct(">Q").pack
 META_KEY: Final = _prefix(0, _META)
 NEXT_KEY: Final = _prefix(0, _NEXT)
 """Key of the next free id, 8 bytes big endian; missing where nothing was made yet."""
+
+
+_UUID: Final = re.compile("[0-9a-f]{32}")
+_LARGEST: Final = 1 << 63
+"""Ids, counts and indices stay below it."""
+
+
+def damaged(what: str) -> TransactionError:
+    """Return the exception for a record of parkit's own that cannot be one."""
+    return TransactionError(
+        f"{what} is damaged, or was not written by parkit. Other objects are not affected; to have this one back, restore the namespace from a backup"
+    )
+
+
+def text(raw: bytes, what: str) -> str:
+    """Return the text of a record or key of parkit's own; raise TransactionError if it is none."""
+    try:
+        return bytes(raw).decode()
+    except UnicodeDecodeError as error:
+        raise damaged(what) from error
 
 
 def header_key(object_id: int) -> bytes:
@@ -180,9 +207,13 @@ class Meta:
         """Read a record; raise ValueError if it is none."""
         try:
             fields = json.loads(raw)
-            return cls(fields["level"], int(fields["size"]), fields["codecs"], int(fields["parkit"]))
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            level, size, codecs, version = fields["level"], fields["size"], fields["codecs"], fields["parkit"]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError("not the record of a parkit namespace") from error
+        names = [] if codecs is None else codecs
+        if not (isinstance(level, str) and type(size) is type(version) is int and isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("not the record of a parkit namespace")
+        return cls(level, size, codecs, version)
 
 
 class Entry(NamedTuple):
@@ -211,7 +242,22 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Entry:
-        return cls(**json.loads(raw))
+        """Read an entry.
+
+        Raises:
+            TransactionError: It is none.
+        """
+        try:
+            entry = cls(**json.loads(raw))
+            object_id, type_name, uuid, versioned, created, codec, custom = entry
+            sound = type(object_id) is int and 0 < object_id < _LARGEST and isinstance(uuid, str) and _UUID.fullmatch(uuid) is not None
+            sound = sound and isinstance(type_name, str) and isinstance(versioned, bool) and isinstance(created, str)
+            sound = sound and isinstance(codec, str | None) and isinstance(custom, dict)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise damaged("an entry of the namespace's directory") from error
+        if not sound:
+            raise damaged("an entry of the namespace's directory")
+        return entry
 
 
 _header = struct.Struct("<10Q")
@@ -271,18 +317,23 @@ class State:
     nonce: int
 
     def __init__(self, raw: bytes) -> None:
-        (
-            self.range,
-            self.version,
-            self.length,
-            self.head,
-            self.tail,
-            self.unfinished,
-            self.maxsize,
-            self.flags,
-            self.dead,
-            self.nonce,
-        ) = _unpack(raw)
+        try:
+            (
+                self.range,
+                self.version,
+                self.length,
+                self.head,
+                self.tail,
+                self.unfinished,
+                self.maxsize,
+                self.flags,
+                self.dead,
+                self.nonce,
+            ) = _unpack(raw)
+        except struct.error as error:
+            raise damaged("the header of an object") from error
+        if self.head > self.tail or (self.range | self.version | self.length | self.tail | self.unfinished | self.dead) >= _LARGEST:
+            raise damaged("the header of an object")
         self.prefix = _prefix(self.range, DATA)
         self.changed = 0
         self.settled = 0

@@ -15,9 +15,11 @@ from .layout import (
     Entry,
     State,
     attribute_prefix,
+    damaged,
     dead_prefix,
     directory_key,
     directory_prefix,
+    text,
 )
 from .reclaim import retire
 from .shared import WORD_RETIRED
@@ -95,7 +97,8 @@ def entry_of(reading: Reading, binding: Binding, name: str) -> Entry:
     """Return the directory entry of an object that exists."""
     reading.state(binding)
     entry = find(reading, name)
-    assert entry is not None
+    if entry is None:
+        raise damaged("the namespace's directory")
     return entry
 
 
@@ -135,13 +138,13 @@ def attributes(reading: Reading, binding: Binding) -> list[str]:
     """Return the names of the persistent attributes, sorted."""
     reading.state(binding)
     prefix = attribute_prefix(binding.object_id)
-    return [key[len(prefix) :].decode() for key, _ in _entries(reading, prefix)]
+    return [text(key[len(prefix) :], "the name of an attribute") for key, _ in _entries(reading, prefix)]
 
 
 def entries(reading: Reading) -> list[tuple[str, Entry]]:
     """Return the directory: names and entries, in order."""
     prefix = directory_prefix()
-    return [(key[len(prefix) :].decode(), Entry.unpack(raw)) for key, raw in _entries(reading, prefix)]
+    return [(text(key[len(prefix) :], "a name in the namespace's directory"), Entry.unpack(raw)) for key, raw in _entries(reading, prefix)]
 
 
 def _entries(reading: Reading, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 from . import object_ops
 from .doorbell import EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS
-from .errors import ProcessError
+from .errors import CodecError, ProcessError
 from .layout import (
     OUTCOMES,
     PROCESSES,
@@ -39,12 +39,15 @@ from .layout import (
     State,
     call_key,
     context_key,
+    damaged,
     header_key,
     outcome_key,
     owner_key,
     process_key,
     run_key,
+    text,
 )
+from .output_files import UUID
 from .shared import ONE_OF, SUPERVISOR
 from .transactions import Identity, Reading, Writing
 
@@ -144,20 +147,23 @@ class Run(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Run:
-        """Read a record."""
-        status, request, exitcode, pid, submitted, started, ended, order, context = _record.unpack_from(raw)
-        return cls(
-            STATUSES[status],
-            request,
-            None if exitcode == _NO_EXIT else exitcode,
-            pid,
-            submitted,
-            started,
-            ended,
-            order,
-            context,
-            raw[_record.size :].decode(),
-        )
+        """Read a record; raise TransactionError if it is none."""
+        try:
+            status, request, exitcode, pid, submitted, started, ended, order, context = _record.unpack_from(raw)
+            return cls(
+                STATUSES[status],
+                request,
+                None if exitcode == _NO_EXIT else exitcode,
+                pid,
+                submitted,
+                started,
+                ended,
+                order,
+                context,
+                raw[_record.size :].decode(),
+            )
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise damaged("the state of a process") from error
 
 
 class Claim(NamedTuple):
@@ -223,9 +229,12 @@ class Ending(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Ending:
-        """Read a record."""
-        status, exitcode, uuid = _ending.unpack_from(raw)
-        return cls(STATUSES[status], exitcode, uuid.decode(), bytes(raw[_ending.size :]) or None)
+        """Read a record; raise TransactionError if it is none."""
+        try:
+            status, exitcode, uuid = _ending.unpack_from(raw)
+            return cls(STATUSES[status], exitcode, _checked(uuid.decode()), bytes(raw[_ending.size :]) or None)
+        except (struct.error, IndexError, UnicodeDecodeError) as error:
+            raise damaged("the outcome of a process") from error
 
 
 def _label(uuid: str, name: str) -> bytes:
@@ -233,8 +242,15 @@ def _label(uuid: str, name: str) -> bytes:
 
 
 def _unlabel(label: bytes) -> tuple[str, str]:
-    text = bytes(label).decode()
-    return text[:32], text[32:]
+    name = text(label, "an entry in a list of processes")
+    return _checked(name[:32]), name[32:]
+
+
+def _checked(uuid: str) -> str:
+    """Return the uuid of a process, which becomes a file name; raise TransactionError if it is none."""
+    if UUID.fullmatch(uuid) is None:
+        raise damaged("an entry in a list of processes")
+    return uuid
 
 
 # Made, started, dropped: on behalf of users.
@@ -266,8 +282,11 @@ def start(writing: Writing, identity: Identity, uuid: str, name: str, context: b
         program: What the worker must know of the submitting program; JSON, stored once.
 
     Raises:
+        CodecError: The namespace is limited to codecs that run no code.
         ProcessError: It was started before.
     """
+    if writing.namespace.settings().codecs is not None:
+        raise CodecError(f"namespace {writing.namespace.name!r} is limited to codecs that run no code, so nothing is run in it", identity.path)
     run = run_of(writing, identity)
     if run.status != CREATED:
         raise ProcessError(
@@ -348,8 +367,13 @@ def remove(writing: Writing, process: Any, name: str) -> None:
 def run_of(reading: Reading, identity: Identity) -> Run:
     """Return the state of a process; raise ObjectNotFoundError if it was dropped."""
     reading.state(identity)
-    raw = reading.transaction.get(run_key(identity.object_id))
-    assert raw is not None
+    return _run_at(reading, identity.object_id)
+
+
+def _run_at(reading: Reading, object_id: int) -> Run:
+    raw = reading.transaction.get(run_key(object_id))
+    if raw is None:
+        raise damaged("the state of a process")
     return Run.unpack(raw)
 
 
@@ -364,9 +388,12 @@ def processes(reading: Reading, statuses: Collection[str] | None = None) -> list
     found = []
     for object_id, label in _list(reading, PROCESSES):
         raw = reading.transaction.get(run_key(object_id))
-        if raw is not None and (statuses is None or STATUSES[raw[0]] in statuses):
+        if raw is None:
+            continue
+        run = Run.unpack(raw)
+        if statuses is None or run.status in statuses:
             uuid, name = _unlabel(label)
-            found.append(Listed(Found(object_id, uuid, name), uuid, name, Run.unpack(raw)))
+            found.append(Listed(Found(object_id, uuid, name), uuid, name, run))
     return found
 
 
@@ -375,9 +402,7 @@ def running(reading: Reading) -> list[Listed]:
     found = []
     for object_id, label in _list(reading, RUNNING):
         uuid, name = _unlabel(label)
-        raw = reading.transaction.get(run_key(object_id))
-        assert raw is not None
-        found.append(Listed(Found(object_id, uuid, name), uuid, name, Run.unpack(raw)))
+        found.append(Listed(Found(object_id, uuid, name), uuid, name, _run_at(reading, object_id)))
     return found
 
 
@@ -400,7 +425,8 @@ def _first_submitted(reading: Reading) -> bytes | None:
     if not cursor.set_range(SUBMITTED):
         return None
     key: bytes = cursor.key()
-    return key if key.startswith(SUBMITTED) else None
+    # In a namespace that is limited to codecs that run no code nothing is ever called, whoever may have put it there.
+    return key if key.startswith(SUBMITTED) and reading.namespace.settings().codecs is None else None
 
 
 # Run: on behalf of workers and of the supervisor.
@@ -436,8 +462,8 @@ def claimed(reading: Reading, worker: str) -> Claim | None:
 def _claim_of(reading: Reading, process: Found, uuid: str, name: str, run: Run) -> Claim:
     call = reading.transaction.get(call_key(process.object_id))
     program = reading.transaction.get(context_key(run.context))
-    assert call is not None
-    assert program is not None
+    if call is None or program is None:
+        raise damaged("what a process is to call")
     return Claim(process, uuid, name, bytes(call), run.context, bytes(program))
 
 

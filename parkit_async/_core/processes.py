@@ -135,7 +135,11 @@ class ProcessHandle(Handle):
 
     def _error_of(self, run: Run, frame: bytes | None, binding: Binding) -> Exception | None:
         if run.status == FAILED and frame is not None:
-            return failures.restore(binding.decode(frame, "error"))
+            captured = binding.decode(frame, "error")
+            try:
+                return failures.restore(captured)
+            except ValueError as error:
+                raise binding.undecodable("error", error) from error
         if run.status == CRASHED:
             exitcode = None if run.exitcode == UNKNOWN_EXIT else run.exitcode
             return ProcessCrashedError(self.path, exitcode, output.output_path(binding.namespace.store, binding.entry.uuid))

@@ -224,9 +224,12 @@ def dead_letters(reading: Reading, binding: Binding) -> list[DeadLetter]:
     letters = []
     for index in range(state.dead):
         stored = reading.transaction.get(index_key(prefix, index))
-        (size,) = _reason_size.unpack_from(stored)
-        head = json.loads(stored[4 : 4 + size])
-        letters.append(DeadLetter(bytes(stored[4 + size :]), head["reason"], head["when"]))
+        try:
+            (size,) = _reason_size.unpack_from(stored)
+            head = json.loads(stored[4 : 4 + size])
+            letters.append(DeadLetter(bytes(stored[4 + size :]), head["reason"], head["when"]))
+        except (struct.error, TypeError, KeyError, ValueError, RecursionError) as error:
+            raise damaged(f"dead letter {index} of {binding.path!r}") from error
     return letters
 
 

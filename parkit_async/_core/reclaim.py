@@ -45,8 +45,12 @@ def reclaim_slice(writing: Writing) -> tuple[int, bool]:
     cursor.close()
     if not found or not found.startswith(marker):
         return 0, False
-    deleted = delete_prefix(writing, found[len(marker) :], SLICE)
+    prefix = found[len(marker) :]
     writing.touched += 1
+    if len(prefix) != _PREFIX or prefix[-1] not in _SPACES or not any(prefix[:-1]):
+        writing.transaction.delete(found)  # not of parkit's making: what it names may be anybody's
+        return 0, True
+    deleted = delete_prefix(writing, prefix, SLICE)
     if deleted < SLICE:
         writing.transaction.delete(found)
     return deleted, True
