@@ -85,8 +85,8 @@ def browser(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Look for faults for a minute in each kind: power loss, histories, full disks, signals; ten minutes of soak. Seeds are printed."""
     session.install("-e", ".[dev]")
-    environment = {"PARKIT_FAULTS_SECONDS": "60", **session.env}
-    session.run("python", "-m", "pytest", "tests/faults", "-s", "--timeout", "1500", *session.posargs, env=environment)
+    environment = {"PARKIT_FAULTS_SECONDS": "60", "PARKIT_CHAOS_SECONDS": "60", **session.env}
+    session.run("python", "-m", "pytest", "tests/faults", "tests/pool/test_chaos.py", "-s", "--timeout", "1500", *session.posargs, env=environment)
 
 
 @nox.session

@@ -354,10 +354,13 @@ class Dispatcher:
         except Exception as error:
             future.set_exception(_chained(CodecError("what the call returned, or raised, cannot be loaded here"), error))
             return
-        if ending.status == FAILED:
-            future.set_exception(failures.restore(value))
-        else:
+        if ending.status != FAILED:
             future.set_result(value)
+            return
+        try:
+            future.set_exception(failures.restore(value))
+        except ValueError as error:
+            future.set_exception(_chained(CodecError("what the call raised cannot be loaded here"), error))
 
     def _submit_waiting(self) -> bool:
         """Write what waits, as far as there is room; return whether there was any."""

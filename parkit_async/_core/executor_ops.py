@@ -26,7 +26,7 @@ from uuid import uuid4
 from . import object_ops
 from .doorbell import EVENT_ITEMS
 from .identity import Identity
-from .layout import OUTCOMES, OWNERS, PROCESSES, SUBMITTED, call_key, context_key, owner_key, process_key, run_key
+from .layout import OUTCOMES, OWNERS, PROCESSES, SUBMITTED, call_key, context_key, damaged, owner_key, process_key, run_key
 from .process_ops import RUNNING_STATUS, SUBMITTED_STATUS, Ending, Found, Run, announce, processes, remove
 from .processes import ProcessHandle
 from .reclaim import delete_prefix
@@ -235,7 +235,11 @@ def owners(reading: Reading) -> list[tuple[int, Identity]]:
         for key, raw in cursor.iternext():
             if not key.startswith(OWNERS):
                 break
-            found.append((int.from_bytes(key[-8:], "big"), Identity(*json.loads(bytes(raw)))))
+            try:
+                program = Identity(*json.loads(bytes(raw)))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise damaged("an entry in the list of executors") from error
+            found.append((int.from_bytes(key[-8:], "big"), program))
     return found
 
 

@@ -18,7 +18,7 @@ from .binding import Binding
 from .doorbell import EVENT_ALL, EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS, EVENT_SPACE
 from .engine import PAGE
 from .errors import CodecError
-from .layout import Entry, State, attribute_prefix, data_prefix, header_key, index_key, prefix_end
+from .layout import Entry, State, attribute_prefix, damaged, data_prefix, header_key, index_key, prefix_end, text
 from .namespace import Namespace
 from .shared import SLOTS, WORD_LIMIT
 from .transactions import Reading

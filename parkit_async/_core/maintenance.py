@@ -232,10 +232,10 @@ def compact(store: Path, name: str) -> Compacted:
                 number = engine.copy_settled(directory, draft)
             except EngineError as error:
                 raise StoragePathError(f"namespace {name!r} cannot be copied: {error}. See: parkit verify {name}") from error
+            os.chmod(draft / "data.mdb", 0o600)  # LMDB leaves that to the umask
             problems = engine.verify_file(draft / "data.mdb")
             if problems:
                 raise StoragePathError(f"the compacted copy of namespace {name!r} is not sound ({problems[0]}), so nothing was changed")
-            os.chmod(draft / "data.mdb", 0o600)
             _sync_file(draft / "data.mdb")
             with _alone(directory, name) as lock:
                 if engine.last_commit(directory) == number:

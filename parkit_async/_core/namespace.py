@@ -227,6 +227,8 @@ class Namespace:
                 f"namespace {self.name!r} was written by a newer parkit (format {meta.format}; this one knows {FORMAT_VERSION}): upgrade parkit. "
                 "Nothing was changed."
             )
+        if meta.level not in FSYNCS or not 0 < meta.size <= LARGEST:
+            raise StoragePathError(f"the record of namespace {self.name!r}, in {str(self.directory)!r}, is damaged: restore a backup")
         return meta
 
     def _settle(self) -> Meta:

@@ -20,7 +20,7 @@ from .binding import Binding, Failure
 from .doorbell import EVENT_ALL, EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS, EVENT_SPACE
 from .engine import Transaction
 from .errors import CodecError, ShutDown
-from .layout import FLAG_SHUT_DOWN, State, dead_prefix, index_key
+from .layout import FLAG_SHUT_DOWN, State, damaged, dead_prefix, index_key
 from .reclaim import retire
 from .shared import WORD_ATTEMPTED, WORD_ATTEMPTS, WORD_RETIRED
 from .transactions import Reading, Writing

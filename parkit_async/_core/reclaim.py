@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from .layout import retired_prefix
+from .layout import DATA, DEAD, attribute_prefix, retired_prefix
 from .transactions import Writing
 
 __all__ = ["SLICE", "delete_prefix", "reclaim_slice", "retire"]
 
 SLICE: Final = 1000
 """Entries that one transaction deletes at most."""
+
+
+_PREFIX: Final = len(attribute_prefix(0))
+_SPACES: Final = (attribute_prefix(0)[-1], DEAD, DATA)
+"""What the marker of a retired range names: an id, not the namespace's own, and one of these."""
 
 
 def delete_prefix(writing: Writing, prefix: bytes, limit: int) -> int:

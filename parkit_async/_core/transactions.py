@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from . import fork
 from .engine import EngineError, put_many, translate
 from .errors import ObjectNotFoundError, TransactionError
-from .layout import FLAG_UNVERSIONED, NEXT_KEY, State
+from .layout import FLAG_UNVERSIONED, NEXT_KEY, State, damaged
 from .weakbag import WeakBag
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ class Writing(Reading):
         """Return the first of ``count`` ids that were never used before."""
         raw = self.transaction.get(NEXT_KEY)
         first = 1 if raw is None else int.from_bytes(raw, "big")
+        if raw is not None and (len(raw) != 8 or not 0 < first < 1 << 62):
+            raise damaged("the namespace's count of objects")
         self.transaction.put(NEXT_KEY, (first + count).to_bytes(8, "big"))
         return first
 

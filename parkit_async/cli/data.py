@@ -34,6 +34,7 @@ __all__ = ["get_command", "ls_command", "put_command", "tail_command"]
 
 _KINDS: Final[dict[str, type[Object]]] = {cls.type_name: cls for cls in (Dict, Queue, LifoQueue, Log, Object)}
 _NEW: Final[dict[str, type[Object]]] = {"dict": Dict, "queue": Queue, "lifo": LifoQueue, "log": Log, "object": Object}
+_PROCESS: Final = "parkit.Process"
 _SHOWN_AT_ONCE: Final = 1000
 _PORTION: Final = 256
 
@@ -62,7 +63,9 @@ def find(path: str) -> Target | None:
     entry: Entry | None = None if namespace is None else namespace.read(object_ops.find, name)
     if namespace is None or entry is None:
         return None
-    kind = _KINDS.get(entry.type) or _kind_of_class(entry.type)
+    kind = _KINDS.get(entry.type)
+    if kind is None and (entry.type == _PROCESS or namespace.settings().codecs is None):  # importing a module that the store names runs code
+        kind = _kind_of_class(entry.type)
     if kind is None:
         # A class that cannot be imported here: what it holds tells what it is.
         found = next(found for found in namespace.read(inspection.contents) if found.entry.object_id == entry.object_id)
@@ -74,7 +77,7 @@ def find(path: str) -> Target | None:
 
 
 def _kind_of_class(name: str) -> type[Object] | None:
-    if name == "parkit.Process":
+    if name == _PROCESS:
         return Dict
     import pydoc
 

@@ -92,7 +92,10 @@ def _is_free(gate: str) -> bool:
 
 
 @pytest.mark.parametrize("contended", [False, True], ids=["free", "contended"])
-@pytest.mark.parametrize("what", ["set", "transaction", "savepoint", "snapshot", "queue", "wait", "iterate", "clear", "reclaim"])
+@pytest.mark.parametrize(
+    "what",
+    ["set", "transaction", "savepoint", "snapshot", "queue", "wait", "iterate", pytest.param("clear", marks=pytest.mark.slow), "reclaim"],
+)
 def test_an_interrupt_at_any_point_leaves_nothing_behind(what: str, contended: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARKIT_SYNCHRONOUS", "off")
     d: Dict[str, int] = Dict("i/d")

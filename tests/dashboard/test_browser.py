@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def parkit_close() -> None:
     close_all()
 
 
+LOOK = """
+const done = arguments[arguments.length - 1];
+const look = () => {
+  let value = null;
+  try { value = (%s); } catch { return; }
+  if (value) { observer.disconnect(); done(value); }
+};
+const observer = new MutationObserver(look);
+observer.observe(document, { subtree: true, childList: true, characterData: true, attributes: true });
+look();
+"""
+
+
 class Browser:
     """A real browser with one page, as its user sees it."""
 
@@ -96,19 +110,16 @@ class Browser:
 
     def until(self, condition: str) -> Any:
         """Return the value of a JavaScript expression as soon as it is true, looked at whenever the page changes."""
-        return self.driver.execute_async_script(
-            f"""
-            const done = arguments[arguments.length - 1];
-            const look = () => {{
-              let value = null;
-              try {{ value = ({condition}); }} catch {{ return; }}
-              if (value) {{ observer.disconnect(); done(value); }}
-            }};
-            const observer = new MutationObserver(look);
-            observer.observe(document, {{ subtree: true, childList: true, characterData: true, attributes: true }});
-            look();
-            """
-        )
+        from selenium.common.exceptions import JavascriptException, TimeoutException
+
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                return self.driver.execute_async_script(LOOK % condition)
+            except (JavascriptException, TimeoutException):
+                # Where a click leads to another page, that ends what runs in this one; the driver tells it at once, as either of the two.
+                if time.monotonic() >= deadline:
+                    raise
 
     def click(self, selector: str) -> None:
         """Click at an element, as a user does: it must be there and not be covered."""
@@ -337,7 +348,7 @@ def test_the_pool_is_stopped_and_started(shared_browser: Browser, swept: None, o
 def test_read_only_has_no_buttons(shared_browser: Browser, store: Path, start_dashboard: Callable[..., Dashboard]) -> None:
     Process("shop/one", target=abs)
     shared_browser.open(start_dashboard("--read-only").address)
-    shared_browser.until(row("shop/one"))
+    shared_browser.until(f"document.querySelector('.connection.live') && {row('shop/one')}")
     assert shared_browser.run("return document.querySelectorAll('#pool-actions button, #process-rows .actions button, #clean').length") == 0
 
 

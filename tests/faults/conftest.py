@@ -17,7 +17,7 @@ from tests.conftest import Spawn
 from tests.faults.rounds import Rounds, conducted
 
 # Read before the tests: each of them begins with the environment cleared of parkit's variables.
-SECONDS = float(os.environ.get("PARKIT_FAULTS_SECONDS") or 2.0)
+SECONDS = float(os.environ.get("PARKIT_FAULTS_SECONDS") or 1.0)
 SEED = os.environ.get("PARKIT_FAULTS_SEED")
 
 

@@ -1,4 +1,7 @@
-"""Mixed load for a long time, with deaths: what a process, the store and its files take levels off, and no token is lost. See ``soak``."""
+"""Mixed load for a long time, with deaths: what a process, the store and its files take levels off, and no token is lost. See ``soak``.
+
+The ordinary suite, which has seconds for it, looks at the tokens alone.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ def test_everything_levels_off_under_mixed_load_with_a_death_each_second(
     for what, then, now, most in compared:
         print(f"{what:>32}: {then:8.2f} in the first half, {now:8.2f} in the second, at most {most:8.2f}")
     assert sum(conductor.killed.values()) >= 9 * seconds, "a death each second"
-    assert [line for line in compared if line[2] > line[3]] == []
+    if seconds >= 30:  # before five minutes are over, what grows because it has only just begun cannot be told from what grows
+        assert [line for line in compared if line[2] > line[3]] == []
     close_all()
     for data in store.glob("*~*/data.mdb"):
         assert verify(str(data)) == []  # type: ignore[no-untyped-call]

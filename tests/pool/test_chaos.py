@@ -1,6 +1,6 @@
 """Anybody is killed at any moment, for as long as one likes: every process that was submitted ends exactly once, and none runs twice.
 
-``PARKIT_CHAOS_SECONDS`` says for how long (40 by default), ``PARKIT_CHAOS_SEED`` has the victims chosen as in a run before, whose seed was printed.
+``PARKIT_CHAOS_SECONDS`` says for how long (15 by default), ``PARKIT_CHAOS_SEED`` has the victims chosen as in a run before, whose seed was printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.pool.crashes import PATIENCE, MistreatedPool, mistreated
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-SECONDS = float(os.environ.get("PARKIT_CHAOS_SECONDS") or 40)
+SECONDS = float(os.environ.get("PARKIT_CHAOS_SECONDS") or 15)
 SIZE = 3
 CLIENTS = 3
 

@@ -2,7 +2,7 @@
 
 import { byId, make, setText } from "./dom.js";
 
-let readOnly = false;
+let readOnly = true; // until it is known
 
 export function setReadOnly(value) {
   readOnly = value;
