@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from ._core.instead import instead
 from ._core.namespace import Namespace
 from ._core.objects import Handle
 from ._core.paths import check_namespace
@@ -39,6 +41,9 @@ class transaction:  # noqa: N801 (used like a function)
     """
 
     __slots__ = ("_arguments", "_scopes")
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = instead("is awaited: write `async with transaction(...)`, or use parkit.transaction where nothing can be awaited")
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False, isolated: bool = False) -> None:
         self._arguments = (obj, zero_copy, isolated)
@@ -92,6 +97,9 @@ class snapshot:  # noqa: N801 (used like a function)
     """
 
     __slots__ = ("_arguments", "_scopes")
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = instead("is awaited: write `async with snapshot(...)`, or use parkit.snapshot where nothing can be awaited")
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False) -> None:
         self._arguments = (obj, zero_copy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ._core import dict_ops
 from ._core.arguments import pairs
 from ._core.binding import locate
 from ._core.dict_ops import ITEMS, KEYS, MISSING, VALUES, Scan
+from ._core.instead import instead
 from .budget import meter, pause
 from .object import Object
 from .operations import Stream, View, read, write
@@ -33,6 +34,16 @@ class Dict(Object, Generic[K, V]):
     type_name = "parkit.Dict"
 
     __hash__ = None  # type: ignore[assignment]
+
+    if not TYPE_CHECKING:
+        __setitem__ = instead("is awaited: write `await d.set(key, value)`, or use parkit.Dict where nothing can be awaited")
+        __delitem__ = instead("is awaited: write `await d.delete(key)`, or use parkit.Dict where nothing can be awaited")
+        __contains__ = instead("is awaited: write `await d.contains(key)`, or use parkit.Dict where nothing can be awaited")
+        __iter__ = instead("is awaited: write `async for key in d`, or use parkit.Dict where nothing can be awaited")
+        __len__ = instead("is awaited: write `await d.len()`, or use parkit.Dict where nothing can be awaited")
+
+        def __bool__(self):
+            return True  # and not what __len__ says
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Dict) and self._bound().entry.uuid == other._bound().entry.uuid:

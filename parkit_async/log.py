@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from operator import index as as_index
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from ._core import log_ops
 from ._core.doorbell import EVENT_CHANGE
 from ._core.follow import Follower
+from ._core.instead import instead
 from ._core.waiting import AGAIN, deadline_of, refuse_wait
 from .budget import meter, pause
 from .object import Object
@@ -27,6 +28,14 @@ class Log(Object, Generic[T]):
     """
 
     type_name = "parkit.Log"
+
+    if not TYPE_CHECKING:
+        __contains__ = instead("is awaited: write `await log.contains(value)`, or use parkit.Log where nothing can be awaited")
+        __iter__ = instead("is awaited: write `async for entry in log`, or use parkit.Log where nothing can be awaited")
+        __len__ = instead("is awaited: write `await log.len()`, or use parkit.Log where nothing can be awaited")
+
+        def __bool__(self):
+            return True  # and not what __len__ says
 
     async def append(self, value: T) -> None:
         """Add a value at the end. What pickling raises comes out unchanged, with nothing stored.

@@ -3,8 +3,10 @@
 # No `from __future__ import annotations`: help() shall print types, not their source.
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from parkit_async._core.engine import EngineError
+from parkit_async._core.instead import instead
 from parkit_async._core.namespace import Namespace
 from parkit_async._core.objects import Handle
 from parkit_async._core.paths import check_namespace
@@ -35,6 +37,9 @@ class transaction:  # noqa: N801 (used like a function)
     """
 
     __slots__ = ("_arguments", "_scopes")
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = instead("is not awaited: write `with transaction(...)`, or use parkit_async.transaction with parkit_async's objects")
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False, isolated: bool = False) -> None:
         self._arguments = (obj, zero_copy, isolated)
@@ -90,6 +95,9 @@ class snapshot:  # noqa: N801 (used like a function)
     """
 
     __slots__ = ("_arguments", "_scopes")
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = instead("is not awaited: write `with snapshot(...)`, or use parkit_async.snapshot with parkit_async's objects")
 
     def __init__(self, obj: Handle | str, zero_copy: bool = False) -> None:
         self._arguments = (obj, zero_copy)

@@ -60,7 +60,14 @@ class ProcessHandle(Handle):
         if self._call is None:
             # Restored from a pickle, or named by a list: it was there, and must not be made again without what it is to call.
             raise self._missing()
-        frame = codecs.encode((type(self), *self._call))
+        try:
+            frame = codecs.encode((type(self), *self._call))
+        except Exception as error:
+            error.add_note(
+                f"while pickling what process {self.path!r} is to call: it runs in another process, so target and arguments must be such as can be "
+                "pickled. Pass what they are made of, or open it in the target (parkit's objects travel as arguments)"
+            )
+            raise
         operation, *arguments = super()._creation()
         assert operation is object_ops.create
         return (process_ops.create, *arguments, frame)

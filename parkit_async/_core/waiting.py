@@ -5,7 +5,9 @@ Register, then look, then sleep: see ``shared`` for why no wake can fall in betw
 
 from __future__ import annotations
 
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -76,6 +78,22 @@ def refuse_wait(path: str, what: str) -> None:
             )
 
 
+def _warn_of_a_loop(path: str) -> None:
+    """Warn if the calling thread runs an event loop, which is about to stand still. Not in a notebook, whose cells run in one."""
+    events = sys.modules.get("asyncio.events")
+    if events is None or events._get_running_loop() is None or "ipykernel" in sys.modules:
+        return
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("parkit", "parkit_async"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"a blocking call waits for {path!r} in the thread of a running event loop, which stands still meanwhile: use parkit_async there and await "
+        "it, or make the call in another thread (asyncio.to_thread)",
+        RuntimeWarning,
+        stacklevel=level,
+    )
+
+
 def block(
     binding: Binding, event: int, attempt: Callable[[], Any], deadline: float | None, look: Callable[[], Any] | None = None, also: int = -1
 ) -> Any:
@@ -91,6 +109,7 @@ def block(
     table = namespace.table
     safety = SAFETY
     registered: list[int] = []
+    warned = False
     try:
         try:
             table.register(binding.object_id, event, bell.address, registered)
@@ -103,6 +122,9 @@ def block(
             left = remaining(deadline)
             if left is not None and left <= 0:
                 return AGAIN
+            if not warned:
+                warned = True
+                _warn_of_a_loop(binding.path)
             if bell.wait(safety if left is None else min(left, safety), also):
                 counters.wakeups += 1
                 result = attempt()
