@@ -7,11 +7,14 @@ word ``python`` is that file, saved where the later blocks find it, and not run 
 
 from __future__ import annotations
 
+import configparser
+import importlib
 import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -23,7 +26,11 @@ from tests.conftest import ROOT, RunScript
 
 pytestmark = pytest.mark.processes
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "examples").glob("**/*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "examples").glob("**/*.md")),
+    *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if "_build" not in page.parts),
+]
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$")
 OURS = re.compile(r"(?:\./)?((?:examples|tests|docs|parkit|parkit_async)/\S+|\S+\.(?:py|md|toml))")
 
@@ -127,6 +134,38 @@ def test_the_tests_that_a_document_names_are_there(document: Path) -> None:
 def test_the_states_of_a_worker_are_drawn_as_they_are() -> None:
     drawn = [block.source for block in blocks_of((ROOT / "docs" / "architecture.md").read_text()) if block.language == "mermaid"]
     assert drawn == [diagram()]
+
+
+def test_the_drawing_has_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    drawing = importlib.import_module("drawing")
+    drawn = ET.fromstring(drawing.draw(diagram()))
+    texts = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    arrows = [element for element in drawn.iter("{http://www.w3.org/2000/svg}path") if element.get("marker-end")]
+    table = [line.split(" : ") for line in diagram().splitlines() if "-->" in line]
+    assert len(arrows) == len(table) > 10
+    assert texts[-len(table) :] == [events for _, events in table]
+
+
+@pytest.mark.parametrize("face", ["parkit", "parkit_async"])
+def test_every_public_name_is_in_the_reference(face: str) -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto\w+:: (?:parkit|parkit_async)\.(\w+)$", pages, re.MULTILINE))
+    assert set(importlib.import_module(face).__all__) <= documented
+    assert set(re.findall(rf"^\.\. auto\w+:: {face}\.(\w+)$", pages, re.MULTILINE)) <= set(importlib.import_module(face).__all__)
+
+
+def test_the_unit_and_the_container_file_are_what_they_look_like() -> None:
+    text = (ROOT / "docs" / "howto" / "run-under-systemd-and-in-a-container.md").read_text()
+    unit, recipe = (next(block.source for block in blocks_of(text) if block.language == language) for language in ("ini", "dockerfile"))
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(unit)
+    assert parser.sections() == ["Unit", "Service", "Install"]
+    assert parser["Service"]["ExecStart"].split()[1:] == ["supervisor"]
+    assert parser["Service"]["Type"] == "notify"
+    assert {line.split()[0] for line in recipe.splitlines()} == {"FROM", "RUN", "USER", "ENV", "VOLUME", "CMD"}
+    assert json.loads(recipe.splitlines()[-1].removeprefix("CMD ")) == ["parkit", "supervisor"]
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
