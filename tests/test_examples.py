@@ -555,6 +555,7 @@ The pool waits for more. `parkit pool stop` ends it.
 
 
 @pytest.mark.usefixtures("no_pool")
+@pytest.mark.untraceable
 def test_processes_do_what_is_said(start: Start) -> None:
     for _ in range(2):
         program = start("processes.py")

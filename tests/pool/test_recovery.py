@@ -110,6 +110,7 @@ def test_a_supervisor_is_killed_again_and_again(pool: MistreatedPool) -> None:
     assert {program.pid for program in pool.programs()} == {supervisor, *pids(before)}
 
 
+@pytest.mark.untraceable
 def test_workers_that_were_just_starting_do_not_serve_a_dead_supervisor(pool: MistreatedPool, breaker: Path) -> None:
     held = breaker / "held"
     held.touch()
@@ -134,6 +135,7 @@ def test_workers_that_were_just_starting_do_not_serve_a_dead_supervisor(pool: Mi
     assert {program.pid for program in pool.programs()} == {second, *pids(staff)}
 
 
+@pytest.mark.untraceable
 def test_a_worker_that_was_just_starting_at_killall_does_nothing(pool: MistreatedPool, breaker: Path) -> None:
     held = breaker / "held"
     held.touch()

@@ -160,6 +160,7 @@ q = Queue("poison/q")
 
 @pytest.mark.processes
 @pytest.mark.parametrize("call", ["get(timeout=30)", "get_many(5, timeout=30)"])
+@pytest.mark.untraceable
 def test_item_that_kills_its_takers_is_set_aside_after_three(run_script: RunScript, call: str) -> None:
     run_script(EXITS + "q.put(Exits()); q.put('good')")
     q = Queue[object]("poison/q")
