@@ -39,9 +39,12 @@ def tool(name: str) -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run the tests: all of them on the default interpreter, those not marked slow on the others."""
+    """Run the tests: all of them on the default interpreter, on the others what an interpreter may change: not what is slow, nor docs and faults."""
     session.install("-e", ".[dev]")
-    selection = ["-m", "not browser" if session.python in (None, DEFAULT) else "not browser and not slow"]
+    selection = ["-m", "not browser"]
+    if session.python not in (None, DEFAULT):
+        elsewhere = ["tests/faults", "tests/test_docs.py", "tests/test_examples.py"]
+        selection = ["-m", "not browser and not slow", *(f"--ignore={path}" for path in elsewhere)]
     # Two workers: the suite waits for disks and processes as much as for a core, and each worker starts processes of its own.
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *selection, *session.posargs)
 
