@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     selection = ["-m", "not browser"]
     if session.python not in (None, DEFAULT):
-        elsewhere = ["tests/faults", "tests/test_docs.py", "tests/test_examples.py"]
+        elsewhere = ["tests/faults", "tests/security", "tests/test_docs.py", "tests/test_examples.py"]
         selection = ["-m", "not browser and not slow", *(f"--ignore={path}" for path in elsewhere)]
     # Two workers: the suite waits for disks and processes as much as for a core, and each worker starts processes of its own.
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *selection, *session.posargs)

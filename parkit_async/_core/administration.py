@@ -15,7 +15,7 @@ from .objects import describe
 from .ownership import contexts, innermost
 from .registry import open_if_there
 from .settings import Synchronous, check_synchronous
-from .shared import WORD_LEVEL, WORD_LIMIT, WORD_SETTINGS, WORD_USED
+from .shared import WORD_LEVEL, WORD_LIMIT, WORD_USED
 from .space import LARGEST
 from .transactions import Reading, Writing
 
@@ -100,7 +100,7 @@ def strengthen(writing: Writing, level: Synchronous) -> None:
         ) from error
     words = namespace.table.words
     words[WORD_LEVEL] = LEVELS.index(level) + 1
-    words[WORD_SETTINGS] += 1
+    namespace.table.note_settings()
 
 
 def set_synchronous(writing: Writing, level: Synchronous) -> None:
@@ -127,7 +127,7 @@ def _change(writing: Writing, **settings: Any) -> None:
         words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
         words[WORD_LIMIT] = meta.size
         words[WORD_USED] = namespace.engine.usage().file * PAGE
-        words[WORD_SETTINGS] += 1
+        namespace.table.note_settings()
 
     writing.after_commit = publish
 

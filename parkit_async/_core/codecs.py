@@ -328,7 +328,10 @@ def decode(
     if frame == _CLOUD:
         return _unpickle(data[1:])
     if frame == _JSON:
-        return json_codec.loads(data[1:])
+        try:
+            return json_codec.loads(data[1:])
+        except RecursionError as error:
+            raise FrameError("A stored JSON text is nested too deep to be read here") from error
     if frame == _RAW:
         if data.nbytes < 2 or data.nbytes < 2 + data[1]:
             raise _cut("raw")

@@ -69,14 +69,14 @@ def lookup(binding: Binding, key: object, default: Any) -> Any:
         except (EngineError, UnicodeEncodeError):
             transaction = None
         else:
-            if raw is not None:
+            if raw:
                 if raw[0] == _PICKLE and binding.allowed is None:
                     try:
                         return loads(raw)
                     except Exception as error:
                         raise binding.undecodable(key, error) from error
                 return binding.decode(raw, key)
-            if len(tail) < keys.LONG_PREFIX:
+            if raw is None and len(tail) < keys.LONG_PREFIX:
                 return default
     return namespace.read(get, binding, locate(key), key, default)
 
@@ -272,7 +272,7 @@ class Scan:
         binding = self._binding
         if self._what == KEYS:
             for key in portion:
-                yield keys.decode(key[_PREFIX:])
+                yield binding.decode_key(key[_PREFIX:], b"\0")
             return
         for key, raw in portion:
             name = binding.decode_key(key[_PREFIX:], raw)
@@ -302,9 +302,12 @@ class Scan:
                 if cluster and tail[: keys.LONG_PREFIX] != stem:
                     yield from self._sorted(cluster)
                 stem = tail[: keys.LONG_PREFIX]
-                full = codecs.split_keyed(raw)[0]
-                assert full is not None
-                cluster.append((bytes(full), key, raw))
+                try:
+                    full = codecs.split_keyed(raw)[0]
+                except codecs.FrameError:
+                    full = None
+                # Without its whole key an entry is damaged, as who decodes it will be told; it stands where its prefix does.
+                cluster.append((tail if full is None else bytes(full), key, raw))
                 continue
             if cluster:
                 yield from self._sorted(cluster)

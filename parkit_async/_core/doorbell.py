@@ -96,7 +96,7 @@ _LONGEST_POLL_MS = 2**31 - 1
 _DESCRIPTORS = "/proc/self/fd"
 _SHARED_TEMPORARY = "/tmp"  # noqa: S108 - what we make in it is private, and verified to be
 """Not TMPDIR: every process that opens a store must come to the same folder, whatever its environment."""
-_SECRET = ".secret"
+_RECORD = ".secret"
 """What the name of the record ends in that the name of a folder in /tmp is made of."""
 
 
@@ -147,7 +147,7 @@ class SocketDirectory:
         return short + "/"
 
     def _open_short(self) -> tuple[str, int]:
-        record = self.path + _SECRET
+        record = self.path + _RECORD
         real = os.path.realpath(self.path)  # part of the name, so that a copy of the store has a folder of its own
         while True:
             try:

@@ -180,7 +180,7 @@ def decode(data: bytes) -> object:
     """Return the plain key of an encoding.
 
     A number comes back as an int if it is integral, as a float if one holds it exactly, else as a Fraction; an aware time comes back in UTC.
-    Safe on any bytes: none of them is run as code, and no number takes more than a megabyte or two.
+    Safe on any bytes: none of them is run as code, no number takes more than a megabyte or two, and those of a tuple no more than 64 MiB together.
 
     Args:
         data: What :func:`encode` returned.
@@ -195,7 +195,7 @@ def decode(data: bytes) -> object:
         if tag == TAG_BYTES:
             return data[1:]
         # Give a compound the end that it has inside a tuple.
-        key, position = _READERS[tag](data + _END if tag in _COMPOUND else data, 1)
+        key, position = _READERS[tag](_Compound(data + _END) if tag in _COMPOUND else data, 1)
         if position != len(data) + (tag in _COMPOUND):
             raise ValueError(f"it goes on behind its end at byte {position}")
     except _OpaqueError:
@@ -485,6 +485,16 @@ class _OpaqueError(ValueError):
     pass
 
 
+class _Compound(bytes):
+    """The encoding of a tuple or frozenset while it is read. A number of eight bytes may stand for a megabyte, and there may be many.
+
+    Attributes:
+        room: Bytes that its numbers may still take.
+    """
+
+    room = 64 << 20
+
+
 def _refuse_to_rebuild(data: bytes, position: int) -> NoReturn:
     raise _OpaqueError(f"{_quote(data)} encodes a key that cannot be rebuilt from it: load the sidecar that is stored beside the value")
 
@@ -538,6 +548,10 @@ def _read_exponent(data: bytes, position: int, negative: bool, lead: int) -> int
     shortest = _EXPONENT_ZERO + exponent
     if abs(exponent) > _MAX_EXPONENT or not (shortest <= _TINY if lead == _TINY else lead == _HUGE and shortest >= _HUGE):
         raise ValueError("an exponent out of range")
+    if isinstance(data, _Compound):
+        data.room -= abs(exponent)
+        if data.room < 0:
+            raise ValueError("numbers that take too much memory together")
     return exponent
 
 

@@ -248,16 +248,26 @@ class Entry(NamedTuple):
             TransactionError: It is none.
         """
         try:
-            entry = cls(**json.loads(raw))
-            object_id, type_name, uuid, versioned, created, codec, custom = entry
-            sound = type(object_id) is int and 0 < object_id < _LARGEST and isinstance(uuid, str) and _UUID.fullmatch(uuid) is not None
-            sound = sound and isinstance(type_name, str) and isinstance(versioned, bool) and isinstance(created, str)
-            sound = sound and isinstance(codec, str | None) and isinstance(custom, dict)
+            fields = cls(**json.loads(raw))
         except (TypeError, ValueError, RecursionError) as error:
             raise damaged("an entry of the namespace's directory") from error
-        if not sound:
+        if not _is_entry(*fields):
             raise damaged("an entry of the namespace's directory")
-        return entry
+        return fields
+
+
+def _is_entry(object_id: object, type_name: object, uuid: object, versioned: object, created: object, codec: object, custom: object) -> bool:
+    return (
+        type(object_id) is int
+        and 0 < object_id < _LARGEST
+        and isinstance(type_name, str)
+        and isinstance(uuid, str)
+        and _UUID.fullmatch(uuid) is not None
+        and isinstance(versioned, bool)
+        and isinstance(created, str)
+        and isinstance(codec, str | None)
+        and isinstance(custom, dict)
+    )
 
 
 _header = struct.Struct("<10Q")

@@ -249,7 +249,7 @@ class Namespace:
             words[WORD_LEVEL] = LEVELS.index(meta.level) + 1
             words[WORD_LIMIT] = meta.size
             words[WORD_USED] = self.engine.usage().file * PAGE
-            words[WORD_SETTINGS] += 1
+            self.table.note_settings()
             return meta
         except OSError as error:
             raise StoragePathError(

@@ -13,7 +13,21 @@ from typing import Final
 from . import private_files
 from .errors import StoragePathError, remedy
 
-__all__ = ["FOLDER", "UUID", "StorePath", "check_folder", "close", "create", "is_at", "make_folder", "open_existing", "output_path", "refusal", "size_of", "unlink"]
+__all__ = [
+    "FOLDER",
+    "UUID",
+    "StorePath",
+    "check_folder",
+    "close",
+    "create",
+    "is_at",
+    "make_folder",
+    "open_existing",
+    "output_path",
+    "refusal",
+    "size_of",
+    "unlink",
+]
 
 FOLDER: Final = "output"
 UUID: Final = re.compile("[0-9a-f]{32}")

@@ -138,8 +138,8 @@ def _is_hidden(segment: str) -> bool:
 def open_store(path: str | os.PathLike[str]) -> Path:
     """Create the folder of a store if need be, check that it is safe to use, and return its real path (symbolic links resolved).
 
-    A new folder has mode 0700; missing folders above it are created with the default mode, but nobody else may write in them. Costs some tens of microseconds: meant for the first
-    use of a store in a process. Any thread may call it.
+    A new folder has mode 0700; missing folders above it are created with the default mode, but nobody else may write in them. Costs some tens of
+    microseconds: meant for the first use of a store in a process. Any thread may call it.
 
     Raises:
         StoragePathError: It is no folder, or cannot be created, read or written; it, or a symbolic link that leads to it, belongs to another
@@ -179,6 +179,7 @@ def namespace_directory(store: Path, namespace: str) -> Path:
     """
     directory = store / _directory_name(namespace)
     with _refused_by_system(directory, f"the folder of namespace {namespace!r}"):
+        _check_directory(store, "the store")  # once more: who may write in the folder above may have put another one in its place
         if not os.path.lexists(directory):
             _publish(store, directory, namespace)
         _check_directory(directory, f"the folder of namespace {namespace!r}")

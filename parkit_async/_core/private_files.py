@@ -85,8 +85,8 @@ def _check(descriptor: int, path: str | os.PathLike[str]) -> None:
         raise _irregular(path, _kind(status.st_mode) or "something else")
     if status.st_uid != os.geteuid():
         raise StoragePathError(
-            f"{where} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}: a store has one owner, who trusts what it holds; "
-            f"run as that user, or change the owner of the whole store (chown -R)"
+            f"{where} belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}: a store has one owner, who trusts what it "
+            "holds; run as that user, or change the owner of the whole store (chown -R)"
         )
     if status.st_nlink > 1:
         raise StoragePathError(
@@ -149,4 +149,3 @@ def make_parents(path: str | os.PathLike[str]) -> None:
         mode = stat.S_IMODE(os.stat(parent).st_mode)
         if mode & 0o700 != 0o700:
             os.chmod(parent, mode | 0o700)
-

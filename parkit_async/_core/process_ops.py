@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 from . import object_ops
 from .doorbell import EVENT_CHANGE, EVENT_DONE, EVENT_ITEMS
-from .errors import CodecError, ProcessError
+from .errors import CodecError, ObjectNotFoundError, ProcessError, TransactionError
 from .layout import (
     OUTCOMES,
     PROCESSES,
@@ -96,6 +96,8 @@ SMALL: Final = 4096
 
 _CODES: Final = {status: code for code, status in enumerate(STATUSES)}
 _NO_EXIT: Final = -(1 << 31)
+_LATEST: Final = 253_402_300_799.0
+"""The end of the year 9999, in seconds since 1970."""
 _record = struct.Struct("<BBiIdddQ8s")
 _ending = struct.Struct("<Bi32s")
 _NO_CONTEXT: Final = bytes(8)
@@ -150,6 +152,8 @@ class Run(NamedTuple):
         """Read a record; raise TransactionError if it is none."""
         try:
             status, request, exitcode, pid, submitted, started, ended, order, context = _record.unpack_from(raw)
+            if not (0.0 <= submitted <= _LATEST and 0.0 <= started <= _LATEST and 0.0 <= ended <= _LATEST):
+                raise damaged("the state of a process")
             return cls(
                 STATUSES[status],
                 request,
@@ -433,22 +437,29 @@ def _first_submitted(reading: Reading) -> bytes | None:
 
 
 def claim(writing: Writing, worker: str, pid: int) -> Claim | None:
-    """Take the process that was submitted first, and run it from now on; None if there is none."""
-    key = _first_submitted(writing)
-    if key is None:
-        return None
-    transaction = writing.transaction
-    label = transaction.pop(key)
-    object_id = int.from_bytes(key[-8:], "big")
-    uuid, name = _unlabel(label)
-    process = Found(object_id, uuid, name)
-    run = run_of(writing, process)
-    writing.change(process, EVENT_CHANGE)
-    transaction.put(run_key(object_id), run._replace(status=RUNNING_STATUS, pid=pid, worker=worker, started=time.time()).pack())
-    transaction.put(process_key(RUNNING, object_id), label)
-    if _first_submitted(writing) is not None:
-        announce(writing, ONE_OF, EVENT_ITEMS)  # one worker is woken for all that was submitted at once: each wakes the next
-    return _claim_of(writing, process, uuid, name, run)
+    """Take the process that was submitted first, and run it from now on; None if there is none.
+
+    What is damaged is struck off the queue, or it would end every worker that comes to it.
+    """
+    while (key := _first_submitted(writing)) is not None:
+        transaction = writing.transaction
+        label = transaction.pop(key)
+        object_id = int.from_bytes(key[-8:], "big")
+        try:
+            uuid, name = _unlabel(label)
+            process = Found(object_id, uuid, name)
+            run = run_of(writing, process)
+            found = _claim_of(writing, process, uuid, name, run)
+        except (ObjectNotFoundError, TransactionError):
+            writing.touched += 1
+            continue
+        writing.change(process, EVENT_CHANGE)
+        transaction.put(run_key(object_id), run._replace(status=RUNNING_STATUS, pid=pid, worker=worker, started=time.time()).pack())
+        transaction.put(process_key(RUNNING, object_id), label)
+        if _first_submitted(writing) is not None:
+            announce(writing, ONE_OF, EVENT_ITEMS)  # one worker is woken for all that was submitted at once: each wakes the next
+        return found
+    return None
 
 
 def claimed(reading: Reading, worker: str) -> Claim | None:

@@ -138,8 +138,8 @@ def get(writing: Writing, binding: Binding, lifo: bool) -> Any:
     else:
         index = head
         state.head = head + 1
-    raw = writing.transaction.pop(index_key(state.prefix, index))
-    if raw[0] == _PICKLE and _GLOBAL not in raw and binding.allowed is None:
+    raw = writing.transaction.pop(index_key(state.prefix, index)) or b""  # missing only where the file was damaged
+    if raw and raw[0] == _PICKLE and _GLOBAL not in raw and binding.allowed is None:
         # It names no class or function, so decoding it runs no code of anybody's.
         try:
             return loads(raw)
@@ -164,7 +164,7 @@ def get_many(writing: Writing, binding: Binding, lifo: bool, count: int) -> Any:
     while taken < available:
         index = state.tail - 1 - taken if lifo else state.head + taken
         key = index_key(state.prefix, index)
-        value = _decode(writing, binding, state, index, transaction.get(key), set_aside=not items)
+        value = _decode(writing, binding, state, index, transaction.get(key) or b"", set_aside=not items)
         if isinstance(value, Failure):
             failure = value
             break

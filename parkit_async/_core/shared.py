@@ -225,6 +225,12 @@ class SharedTable:
             if _open_tables.get(self._key) is self:
                 del _open_tables[self._key]
 
+    # -- settings ------------------------------------------------------------------------------------------------------------------------
+
+    def note_settings(self) -> None:
+        """Count a change of the namespace's settings; for who holds the gate. Whatever a power loss has left in the word, it can be counted on."""
+        self.words[WORD_SETTINGS] = (self.words[WORD_SETTINGS] + 1) % (1 << 63) or 1
+
     # -- commit times --------------------------------------------------------------------------------------------------------------------
 
     def note_commit(self, txn_id: int, now_ns: int) -> None:

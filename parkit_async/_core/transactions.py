@@ -227,7 +227,11 @@ class Writing(Reading):
         first = 1 if raw is None else int.from_bytes(raw, "big")
         if raw is not None and (len(raw) != 8 or not 0 < first < 1 << 62):
             raise damaged("the namespace's count of objects")
-        self.transaction.put(NEXT_KEY, (first + count).to_bytes(8, "big"))
+        following = (first + count).to_bytes(8, "big")
+        cursor = self.transaction.cursor()
+        if cursor.set_range(first.to_bytes(8, "big")) and cursor.key()[:8] < following:
+            raise damaged("the namespace's count of objects")  # it would give out the id of an object that is there
+        self.transaction.put(NEXT_KEY, following)
         return first
 
     def watch(self, object_id: int, iterator: Detachable) -> None:

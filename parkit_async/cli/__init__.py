@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             render.flush()  # what was shown before it went wrong comes first
         except render.OutputClosedError:
             render.discard_output()
-        click.echo(f"parkit: {text}", err=True)
+        click.echo(f"parkit: {render.lines_of(text)}", err=True)
         return code
 
 

@@ -318,7 +318,7 @@ def _record_line(record: Any) -> str:
     try:
         when = datetime.fromtimestamp(record["time"]).astimezone().isoformat(" ", "milliseconds")
         where = f" {record['process']}" if record["process"] else ""
-        return f"{when} {record['level']} {record['logger']}[{record['pid']}]{where}: {record['message']}"
+        return render.lines_of(f"{when} {record['level']} {record['logger']}[{record['pid']}]{where}: {record['message']}")
     except (KeyError, TypeError, ValueError):  # somebody's own
         return render.text_of(record)
 

@@ -7,7 +7,8 @@
     --json             one document; where output goes on (tail, --watch), one document a line
 
 Everything is written through :func:`write`, so that a reader that goes away (``parkit ls | head -1``) is noticed in one place. Text of the user's
-never reaches a terminal as it is: names and values are shown with what could be an escape sequence spelled out.
+never reaches a terminal as it is: names, values, records and errors are shown with what could be an escape sequence spelled out. The output of a
+process alone is written as it was, colours included.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -34,6 +36,7 @@ __all__ = [
     "human_age",
     "human_bytes",
     "is_terminal",
+    "lines_of",
     "note",
     "rich_table",
     "show_facts",
@@ -97,7 +100,7 @@ def discard_output() -> None:
 
 def note(text: str) -> None:
     """Tell something beside the output, on stderr."""
-    print(text, file=sys.stderr)
+    print(lines_of(text), file=sys.stderr)
 
 
 def console() -> Console:
@@ -152,7 +155,8 @@ def show_facts(facts: Sequence[tuple[Column, Any]], as_json: bool = False) -> No
 
 def show_json(document: Any, one_line: bool = False) -> None:
     """Print a document of JSON."""
-    write(json.dumps(document, ensure_ascii=False, indent=None if one_line else 2) + "\n")
+    # Only in strings is there anything that JSON leaves as it is and a terminal may obey: DEL, and the control characters of Latin-1.
+    write(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, ensure_ascii=False, indent=None if one_line else 2)) + "\n")
 
 
 def show_value(value: Any, as_json: bool = False) -> None:
@@ -273,6 +277,8 @@ def _local_time(iso: str) -> str:
 # The user's values.
 
 _DEEPEST: Final = 100
+_CONTROL: Final = re.compile("[\x7f-\x9f]")
+_NOT_IN_LINES: Final = re.compile(r"[^\n\t]+")
 
 
 def text_of(value: Any) -> str:
@@ -294,6 +300,11 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
+
+
+def lines_of(text: str) -> str:
+    """Return a text of several lines with all but their ends and tabs spelled out that moves the cursor, or worse."""
+    return text if text.isprintable() else _NOT_IN_LINES.sub(lambda found: _printable(found[0]), text)
 
 
 def plain(value: Any, depth: int = 0) -> Any:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ ROOT_ONLY = pytest.mark.skipif(
 FIRST, SECOND = 61001, 61002
 """Two users that need not be known to the system."""
 
-# What is imported later may lie where only root can read it, as an interpreter of pyenv's does. A process that has changed its user is shut out of its
-# own /proc/self until it says that it may be looked at (PR_SET_DUMPABLE), which is what it would have been had it been started by that user.
+# What is imported later may lie where only root can read it, as an interpreter of pyenv's does. A process that has changed its user is shut out of
+# its own /proc/self until it says that it may be looked at (PR_SET_DUMPABLE), as it would be had that user started it.
 _BECOME = """\
 import ctypes, errno, fcntl, json, os, shutil, signal, socket, stat, sys, tempfile, time, traceback
 from pathlib import Path
@@ -43,8 +44,6 @@ assert os.geteuid() == {user} and os.getgroups() == []
 
 def source_for(user: int, source: str) -> str:
     """Return a script that does as a user what ``source`` says."""
-    import textwrap
-
     return _BECOME.format(user=user) + textwrap.dedent(source)
 
 

@@ -134,12 +134,12 @@ def test_a_file_whose_maker_was_killed_under_such_a_umask_is_opened(open_ground:
 
 @pytest.mark.parametrize("file", FILES)
 def test_what_others_could_read_is_closed_to_them(file: str, store: Path) -> None:
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     close_all()
     (path,) = store.glob(f"ns~*/{file}")
     path.chmod(0o644)
     path.parent.chmod(0o755)
-    assert parkit.Dict("ns/d")["k"] == 1
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -147,15 +147,15 @@ def test_what_others_could_read_is_closed_to_them(file: str, store: Path) -> Non
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("mode", [0o620, 0o602], ids=oct)
 def test_what_others_could_write_is_refused(file: str, mode: int, store: Path) -> None:
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     close_all()
     (path,) = store.glob(f"ns~*/{file}")
     path.chmod(mode)
     with pytest.raises(parkit.StoragePathError, match=rf"mode {mode:04o}.*chmod go-rwx"):
-        parkit.Dict("ns/d").get("k")
+        parkit.Dict[str, int]("ns/d").get("k")
     assert stat.S_IMODE(path.stat().st_mode) == mode
     path.chmod(0o600)
-    assert parkit.Dict("ns/d")["k"] == 1
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
 
 
 def test_opening_a_file_leaves_nothing_open_when_it_is_refused(tmp_path: Path) -> None:

@@ -74,32 +74,32 @@ def each_is_refused(place: Path, outside: Path, use: Callable[[], object]) -> No
 
 @pytest.mark.parametrize("file", ["name", "data.mdb", "lock.mdb", "shared", "gate", "turnstile"])
 def test_files_of_a_namespace(file: str, store: Path, outside: Path) -> None:
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     close_all()
     (folder,) = store.glob("ns~*")
 
     def use() -> None:
         try:
-            parkit.Dict("ns/d")["k"] = 2
+            parkit.Dict[str, int]("ns/d")["k"] = 2
         finally:
             close_all()
 
     each_is_refused(folder / file, outside, use)
-    assert parkit.Dict("ns/d")["k"] == 1
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
 
 
 @pytest.mark.parametrize("file", ["data.mdb", "lock.mdb"])
 def test_compacting_follows_nothing(file: str, store: Path, outside: Path) -> None:
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     close_all()
     (folder,) = store.glob("ns~*")
     each_is_refused(folder / file, outside, lambda: maintenance.compact(store, "ns"))
-    assert parkit.Dict("ns/d")["k"] == 1
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
 
 
 def test_a_listing_goes_on_past_what_is_no_namespace(store: Path, outside: Path) -> None:
-    parkit.Dict("good/d")
-    parkit.Dict("ns/d")
+    parkit.Dict[str, int]("good/d")
+    parkit.Dict[str, int]("ns/d")
     close_all()
     (folder,) = store.glob("ns~*")
     (folder / "name").unlink()
@@ -166,7 +166,7 @@ def test_the_folder_of_the_sockets(store: Path, outside: Path) -> None:
 
 def test_a_copy_by_hard_links_is_refused_on_both_sides(store: Path, tmp_path: Path) -> None:
     # "cp -al" makes one: two stores, each with locks of its own, would write into one data file.
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     close_all()
     (folder,) = store.glob("ns~*")
     copy = tmp_path / "copy"
@@ -177,15 +177,15 @@ def test_a_copy_by_hard_links_is_refused_on_both_sides(store: Path, tmp_path: Pa
     for place in (store, copy):
         parkit.set_storage_path(place)
         with pytest.raises(parkit.StoragePathError, match="hard link"):
-            parkit.Dict("ns/d").get("k")
+            parkit.Dict[str, int]("ns/d").get("k")
         close_all()
     (copy / folder.name / "data.mdb").unlink()
     parkit.set_storage_path(store)
-    assert parkit.Dict("ns/d")["k"] == 1
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
 
 
 def test_a_store_behind_a_link_of_ones_own_is_used(store: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(store)
     parkit.set_storage_path(tmp_path / "link")
-    parkit.Dict("ns/d")["k"] = 1
+    parkit.Dict[str, int]("ns/d")["k"] = 1
     assert list(store.glob("ns~*/data.mdb"))
