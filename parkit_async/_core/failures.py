@@ -84,8 +84,9 @@ def restore(captured: CapturedFailure) -> Exception:
 def _is_captured(found: object) -> bool:
     if not isinstance(found, dict):
         return False
-    texts = all(isinstance(found.get(name), str) for name in ("type", "message", "traceback"))
-    return texts and isinstance(found.get("pickled"), bytes | None) and isinstance(found.get("reason"), str | None)
+    if not all(isinstance(found.get(name), str) for name in ("type", "message", "traceback")):
+        return False
+    return isinstance(found.get("pickled", 0), bytes | None) and isinstance(found.get("reason", 0), str | None)
 
 
 def _pickle(error: BaseException) -> tuple[bytes | None, str | None]:

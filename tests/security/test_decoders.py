@@ -268,6 +268,8 @@ def test_a_header_that_is_read_can_be_counted_with(fields: list[int]) -> None:
 
 @FAST
 @given(JSON | st.dictionaries(st.sampled_from(["type", "message", "traceback", "pickled", "reason"]), JSON, min_size=3))
+@example({"type": "", "message": "", "traceback": ""})
+@example({"type": "", "message": "", "traceback": "", "pickled": [1], "reason": None})
 def test_the_record_of_an_exception(record: Any) -> None:
     refused_or_read(failures.restore, record, ValueError)
 
