@@ -200,6 +200,9 @@ class Dispatcher:
 
     def is_claimed(self, future: TaskFuture[Any]) -> bool:
         """Return whether a worker has claimed the process of a future that is not done."""
+        with self._lock:
+            while future._moving:  # it may be stored, claimed and running before the thread that stores it has noted so
+                self._moved.wait()
         task = future._task
         if task is None or self.namespace.closed:
             return False
