@@ -45,8 +45,8 @@ def tests(session: nox.Session) -> None:
     if session.python not in (None, DEFAULT):
         elsewhere = ["tests/faults", "tests/security", "tests/test_docs.py", "tests/test_examples.py"]
         selection = ["-m", "not browser and not slow", *(f"--ignore={path}" for path in elsewhere)]
-    # Two workers: the suite waits for disks and processes as much as for a core, and each worker starts processes of its own.
-    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *selection, *session.posargs)
+    # Three workers on two cores: the suite waits for disks, signals and processes more than for a core.
+    session.run("python", "-m", "pytest", "-n", "3", "--dist", "worksteal", *selection, *session.posargs)
 
 
 @nox.session
