@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     selection = ["-m", "not browser"]
     if INTERPRETERS is not None and session.python != DEFAULT:
-        elsewhere = ["tests/faults", "tests/security", "tests/test_docs.py", "tests/test_examples.py"]
+        elsewhere = ["tests/dashboard", "tests/faults", "tests/security", "tests/test_docs.py", "tests/test_examples.py"]
         kinds = "not browser and not slow" if session.python == INTERPRETERS[-1] else "not browser and not slow and not processes"
         selection = ["-m", kinds, *(f"--ignore={path}" for path in elsewhere)]
     # Three workers on two cores: the suite waits for disks, signals and processes as much as for a core.
