@@ -172,6 +172,8 @@ def check_pool_option(name: str, value: Any, origin: str | None = None) -> Any:
         raise TypeError(f"{origin} is a number, not {type(value).__name__}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"{origin} is {value}, and cannot be negative or endless")
+    if kind is float and value > 1e9:  # some thirty years; more does not fit what the system waits with, and need not have digits that can be shown
+        raise ValueError(f"{origin} is more than a billion seconds")
     if name == "output_limit" and value < 1024:
         raise ValueError(f"{origin} is {value}, and at least 1024 bytes of output are kept")
     return kind(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parkit_async._core.settings import check_synchronous, default_synchronous, get_storage_path, set_storage_path
+from parkit_async._core.settings import check_pool_option, check_synchronous, default_synchronous, get_storage_path, set_storage_path
 from tests.conftest import RunScript
 
 
@@ -107,3 +107,11 @@ def test_a_wrong_level_in_the_environment_names_variable_value_and_levels(wrong:
 def test_a_wrong_level_in_a_call_names_its_parameter(wrong: object) -> None:
     with pytest.raises(ValueError, match=r"^synchronous is "):
         check_synchronous(wrong)
+
+
+@pytest.mark.parametrize("seconds", [10**400, 1e300, 1e10], ids=["10**400", "1e300", "1e10"])
+@pytest.mark.parametrize("name", ["grace", "drain", "max_age"])
+def test_times_that_nobody_can_wait_are_refused(name: str, seconds: float) -> None:
+    """With such a grace period a process that left a thread behind lost its result: what ends its worker then could not be set."""
+    with pytest.raises(ValueError, match=f"{name} is more than a billion seconds"):
+        check_pool_option(name, seconds)
