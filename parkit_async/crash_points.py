@@ -150,7 +150,7 @@ class CrashPoints:
         while left := sorted({at for at in self._armed if list(self._folder.glob(f"{at}.*"))}):
             if time.monotonic() >= deadline:
                 break
-            time.sleep(0.01)
+            time.sleep(0.01)  # a worker takes its file away and is dead: nothing else tells
         return f"no worker has come to {', '.join(map(repr, left))} (often enough), so the test has shown nothing of it" if left else ""
 
 

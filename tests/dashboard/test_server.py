@@ -306,7 +306,7 @@ def test_a_page_that_is_closed_leaves_nothing_behind(dashboard: Dashboard) -> No
         deadline = time.monotonic() + DEADLINE
         while not condition():
             assert time.monotonic() < deadline
-            time.sleep(0.01)
+            time.sleep(0.01)  # what another process registers wakes nobody
 
     dashboard.get("/metrics")
     with dashboard.stream("/events") as events:
