@@ -5,8 +5,8 @@
     await d.set(k, v)
       │ in the task's own transaction ─────────────────────────────▶ inline
       │ no fsync to wait for, turn and gate free ──────────────────▶ inline, one transaction
-      └ otherwise: ask(Write)                                        ┌────────────────────────────┐
-                     │    all Writes in the mailbox: one Request ──▶ │ TurnQueue of the namespace │
+      └ otherwise: write(Operation)                                  ┌────────────────────────────┐
+                     │ all Operations in the mailbox: one Request ─▶ │ TurnQueue of the namespace │
                      ▼                                               └─────────────┬──────────────┘
                 mailbox ── Coordinator                          granted, or collected by another holder
                      ▲                                                             ▼
@@ -31,7 +31,7 @@ import asyncio
 import functools
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
@@ -54,7 +54,6 @@ __all__ = [
     "Lease",
     "Reply",
     "Report",
-    "Write",
     "cancel_again",
     "deferred",
     "deliver",
@@ -72,36 +71,31 @@ _LOST: Final = 0.2
 """Seconds after which a coordinator that stops looks by itself whether what it waits for is done: an interrupt may have lost the notice."""
 
 
-@dataclass(slots=True)
-class Write:
-    """Run an operation in a transaction; answered with its result when that is committed."""
-
-    operation: Operation
-
-
-class Lease:
+class Lease(Request):
     """Get the turn and the gate for an explicit transaction; answered, with nothing, when they are held.
 
     Whoever gets them takes the lease for its task, which may revoke it until then; only one of the two succeeds, and the other one gives
     turn and gate back. No step of that needs the loop to run once more: it may be about to be closed.
 
+    Args:
+        wake: See :class:`.Request`.
+
     Attributes:
-        request: What stands in line, and then holds the turn.
         error: What came instead of the gate; the turn is given back by then.
     """
 
-    __slots__ = ("_ticket", "error", "request")
+    __slots__ = ("_untaken", "error")
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[Lease], None]) -> None:
         # With its thread, although a task waits: a blocking call there would keep the loop from ending the transaction.
-        self.request = Request(_nothing, None, get_ident())
+        super().__init__(wake, None, get_ident())
         self.error: BaseException | None = None
-        self._ticket = [None]  # list.pop() is one atomic step
+        self._untaken = [None]  # list.pop() is one atomic step
 
     def take(self) -> bool:
         """Return whether the caller is the first to claim or revoke the lease."""
         try:
-            self._ticket.pop()
+            self._untaken.pop()
         except IndexError:
             return False
         return True
@@ -144,7 +138,7 @@ async def deliver() -> None:
 
 
 class Reply(asyncio.Future[Any]):
-    """The answer to a Write. Cancelling it, as cancelling the task that awaits it does, revokes the operation; where that is too late it is
+    """The answer to an Operation. Cancelling it, as cancelling the task that awaits it does, revokes the operation; where that is too late it is
     noted, and the task goes on waiting for the outcome.
 
     Attributes:
@@ -175,10 +169,11 @@ class Reply(asyncio.Future[Any]):
                 self.set_exception(self.operation.error)
             else:
                 self.set_result(self.operation.result)
+        self.operation.error = None  # its traceback leads to the operation
 
 
 async def settle(reply: Reply) -> Any:
-    """Await the answer to a Write, see the module for what cancelling does."""
+    """Await the answer to an Operation, see the module for what cancelling does."""
     try:
         result = await reply
     except asyncio.CancelledError as cancelled:
@@ -188,8 +183,10 @@ async def settle(reply: Reply) -> Any:
         cancel_again(cancelled)
         return reply.result()
     except Exception:
-        if reply.refused is not None:
-            raise asyncio.CancelledError(*reply.refused) from None
+        refused = reply.refused
+        del reply  # the traceback of its exception leads here: they would keep each other
+        if refused is not None:
+            raise asyncio.CancelledError(*refused) from None
         raise
     if reply.refused is not None:
         cancelled_before = asyncio.CancelledError(*reply.refused)
@@ -217,7 +214,7 @@ def _cancel_again(task: asyncio.Task[Any], message: Any = None) -> None:
         task.cancel(message)
 
 
-class Coordinator(Actor["Write | Lease | Chores | Report"]):
+class Coordinator(Actor["Operation | Lease | Chores | Report"]):
     """See the module.
 
     Args:
@@ -229,7 +226,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         super().__init__(f"parkit coordinator {namespace.name}")
         self._runtime = runtime
         self._namespace = namespace
-        self._under_way: dict[asyncio.Future[Any], Sequence[Operation]] = {}
+        self._under_way: dict[asyncio.Future[Any], Sequence[Reply]] = {}
         self._chores: asyncio.Future[None] | None = None
         self.batches = 0
         self.operations = 0
@@ -237,9 +234,9 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
 
     async def receive(self, envelope: Envelope[Any]) -> Any:
         message = envelope.message
-        if isinstance(message, Write):
-            writes: list[Envelope[Any]] = [envelope, *self.take(Write)]
-            self._write_all(writes)
+        if isinstance(message, Operation):
+            operations: list[Envelope[Any]] = [envelope, *self.take(Operation)]
+            self._write_all(operations)
         elif isinstance(message, Lease):
             self._lease(message, envelope)
         elif isinstance(message, Chores):
@@ -253,30 +250,26 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         """Return what the namespace has done in this process: commits, operations, fsyncs, hops, waits."""
         return self._namespace.statistics.copy(self._namespace.lane.hops)
 
-    # Writes: one request for all that wait in the mailbox.
+    # Implicit writes: one request for all that wait in the mailbox.
 
     def write(self, operation: Operation) -> Reply:
-        """Send a Write; return its answer, to be awaited through :func:`settle`."""
+        """Run an operation in a transaction; return the answer, which comes when that is committed, to be awaited through :func:`settle`."""
         reply = Reply(operation, self._loop)
-        self._post(Envelope(Write(operation), reply))
+        self._post(Envelope(operation, reply))
         return reply
 
-    def _write_all(self, envelopes: list[Envelope[Write]]) -> None:
+    def _write_all(self, envelopes: list[Envelope[Operation]]) -> None:
         for start in range(0, len(envelopes), BATCH):
-            operations = []
-            for envelope in envelopes[start : start + BATCH]:
-                operation = envelope.message.operation
-                operation.token = envelope.reply
-                operations.append(operation)
+            portion = envelopes[start : start + BATCH]
+            replies = [envelope.reply for envelope in portion if isinstance(envelope.reply, Reply)]
             self.batches += 1
-            self.operations += len(operations)
-            request = Request(_nothing, operations)
+            self.operations += len(portion)
             answered: asyncio.Future[None] = self._loop.create_future()
-            self._track(answered, operations)
-            request.wake = functools.partial(self._woken, request, answered)
+            self._track(answered, replies)
+            request = Request(functools.partial(self._woken, answered), [envelope.message for envelope in portion])
             try:
                 if self._namespace.turns.enqueue(request):
-                    self._woken(request, answered)
+                    self._woken(answered, request)
                 else:
                     self._namespace.statistics.waits += 1
             except BaseException:
@@ -284,7 +277,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
                 for envelope in envelopes[start:]:
                     if envelope.reply is not None:
                         envelope.reply.cancel()
-                if all(operation.done for operation in operations) and not answered.done():
+                if all(reply.operation.done for reply in replies) and not answered.done():
                     answered.set_result(None)
                 raise
 
@@ -294,15 +287,15 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if request.claim():
             self._namespace.release(request)
 
-    def _woken(self, request: Request, answered: asyncio.Future[None]) -> None:
+    def _woken(self, answered: asyncio.Future[None], request: Request) -> None:
         """The request has the turn, or was run by somebody who had it. Called by whichever thread that was."""
         if request.granted:
-            self._namespace.lane.submit(functools.partial(self._lead, request, answered))
+            self._namespace.lane.submit(functools.partial(self._lead, answered, request))
         else:
-            self._post_answers(request, answered)
+            self._post_answers(answered)
 
-    def _lead(self, request: Request, answered: asyncio.Future[None]) -> None:
-        """In the lane's thread."""
+    def _lead(self, answered: asyncio.Future[None], request: Request) -> None:
+        """In the lane's thread. It knows no reply, as one with an exception would come back here by its traceback."""
         if not request.claim():
             return
         try:
@@ -312,14 +305,28 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
                 if not operation.done:
                     operation.error, operation.done = error, True
         finally:
-            self._post_answers(request, answered)
+            self._post_answers(answered)
 
-    def _post_answers(self, request: Request, answered: asyncio.Future[None]) -> None:
+    def _post_answers(self, answered: asyncio.Future[None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_answer, self._loop, request.operations or [], answered)
+            self._loop.call_soon_threadsafe(self._answer, answered)
         except RuntimeError:
             # The loop was closed without waiting for its tasks; nobody is left to hear it.
             pass
+
+    def _answer(self, answered: asyncio.Future[None], start: int = 0) -> None:
+        """Answer a portion of a batch, and have the loop come back for the rest: all who are answered run before anybody else does."""
+        replies = self._under_way.get(answered, ())
+        try:
+            for reply in replies[start : start + _PORTION]:
+                reply.answer()
+        except BaseException:
+            self._loop.call_soon(self._answer, answered, start)  # an interrupt
+            raise
+        if start + _PORTION < len(replies):
+            self._loop.call_soon(self._answer, answered, start + _PORTION)
+        elif not answered.done():
+            answered.set_result(None)
 
     # Leases.
 
@@ -329,30 +336,29 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if reply.done():
             return
         self._track(reply)
-        request = lease.request
-        request.wake = functools.partial(self._post_grant, lease, reply)
+        lease.wake = functools.partial(self._post_grant, reply)
         try:
-            if self._namespace.turns.enqueue(request):
-                self._granted(lease, reply)
+            if self._namespace.turns.enqueue(lease):
+                self._granted(reply, lease)
             else:
                 self._namespace.statistics.waits += 1
         except BaseException:
-            self._forsake(request)
+            self._forsake(lease)
             reply.cancel()
             raise
 
-    def _post_grant(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+    def _post_grant(self, reply: asyncio.Future[Any], lease: Lease) -> None:
         """The lease has the turn. Called by whichever thread gave that up."""
         try:
-            self._loop.call_soon_threadsafe(self._granted, lease, reply)
+            self._loop.call_soon_threadsafe(self._granted, reply, lease)
         except RuntimeError:
             # The loop was closed without waiting for its tasks.
-            self._namespace.release(lease.request)
+            self._namespace.release(lease)
 
-    def _granted(self, lease: Lease, reply: asyncio.Future[Any]) -> None:
+    def _granted(self, reply: asyncio.Future[Any], lease: Lease) -> None:
         """Having the turn, get the gate."""
-        namespace, request = self._namespace, lease.request
-        if not request.claim():
+        namespace = self._namespace
+        if not lease.claim():
             return
         entering = Operation(namespace.gate.enter, ())
         try:
@@ -362,11 +368,11 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             elif lease.take() and not reply.done():
                 reply.set_result(None)
             else:
-                namespace.release(request)
+                namespace.release(lease)
         except BaseException as error:
             if not reply.done() and entering.revoke():
                 lease.take()
-                namespace.release(request)
+                namespace.release(lease)
                 if isinstance(error, Exception):
                     reply.set_exception(error)
                     return
@@ -381,7 +387,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             entering.call()
         except BaseException as error:
             lease.error = error
-            self._namespace.release(lease.request)
+            self._namespace.release(lease)
         if not lease.take():
             # The task was cancelled while it waited.
             self._give_back(lease)
@@ -394,7 +400,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
 
     def _give_back(self, lease: Lease) -> None:
         if lease.error is None:
-            self._namespace.release(lease.request)
+            self._namespace.release(lease)
 
     # Transactions of tasks: begun here, left in the coordinator's hands at the end.
 
@@ -408,15 +414,15 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if not (namespace.turns.take(writing) and self._pass_gate(writing)):
             refuse_deadlock(namespace)
             await deliver()
-            lease = Lease()
-            writing.token = lease.request
+            lease = Lease(_nothing)
+            writing.token = lease
             reply = self.ask(lease)
             try:
                 await reply
             except BaseException:
                 if lease.take():
                     # Where it is too late for this, whoever gets the gate finds the lease revoked.
-                    namespace.turns.withdraw(lease.request)
+                    namespace.turns.withdraw(lease)
                 else:
                     self._give_back(lease)
                 raise
@@ -458,13 +464,14 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
             raise
         operation = Operation(self._commit, (writing,))
         reply = Reply(operation, self._loop)
-        self._track(reply, [operation])
+        self._track(reply, [reply])
         try:
             namespace.lane.submit(functools.partial(self._run_commit, operation, reply))
             await settle(reply)
         except BaseException:
             if operation.revoke() or reply.cancelled():
                 namespace.finish(writing)  # the lane has not begun with it, and never will
+            del reply  # as in `settle`
             raise
 
     def _commit(self, writing: Writing) -> None:
@@ -492,6 +499,7 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         except RuntimeError:
             # The loop was closed without waiting for its tasks.
             pass
+        del reply  # as in `settle`
 
     # Chores, and the end.
 
@@ -518,10 +526,9 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         except Exception as failure:
             error = failure
         if again is None:
-            request = Request(_nothing, None)
-            request.wake = functools.partial(self._namespace.lane.submit, functools.partial(self._reclaim, request))
+            request = Request(self._reclaim_later, None)
             if self._namespace.turns.enqueue(request):
-                request.wake()
+                self._reclaim_later(request)
             return
         if again and not self.stopped and self._stopping is None:
             self._namespace.lane.submit(self._reclaim)
@@ -531,6 +538,10 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         except RuntimeError:
             pass
 
+    def _reclaim_later(self, turn: Request) -> None:
+        """Called by whichever thread gave up the turn."""
+        self._namespace.lane.submit(functools.partial(self._reclaim, turn))
+
     def _chores_done(self, error: BaseException | None) -> None:
         chores, self._chores = self._chores, None
         if chores is not None and not chores.done():
@@ -538,18 +549,17 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         if error is not None and isinstance(error, Exception):
             self.supervise(Chores(), error)
 
-    def _track(self, future: asyncio.Future[Any], operations: Sequence[Operation] = ()) -> None:
-        self._under_way[future] = operations
+    def _track(self, future: asyncio.Future[Any], replies: Sequence[Reply] = ()) -> None:
+        self._under_way[future] = replies
         future.add_done_callback(lambda done: self._under_way.pop(done, None))
 
     async def on_stop(self) -> None:
         while self._under_way:
             await asyncio.wait(list(self._under_way), timeout=_LOST)
-            for future, operations in list(self._under_way.items()):
-                if operations and all(operation.done for operation in operations):
-                    for operation in operations:
-                        if operation.token is not None:
-                            operation.token.answer()
+            for future, replies in list(self._under_way.items()):
+                if replies and all(reply.operation.done for reply in replies):
+                    for reply in replies:
+                        reply.answer()
                     del self._under_way[future]
 
     def close(self) -> None:
@@ -557,22 +567,8 @@ class Coordinator(Actor["Write | Lease | Chores | Report"]):
         self._namespace.lane.release()
 
 
-def _nothing() -> None:
-    """The wake of a request that is given its real one before it is enqueued."""
-
-
-def _answer(loop: asyncio.AbstractEventLoop, operations: Sequence[Operation], answered: asyncio.Future[None], start: int = 0) -> None:
-    """Answer a portion of a batch, and have the loop come back for the rest: all who are answered run before anybody else does."""
-    try:
-        for operation in operations[start : start + _PORTION]:
-            operation.token.answer()
-    except BaseException:
-        loop.call_soon(_answer, loop, operations, answered, start)  # an interrupt
-        raise
-    if start + _PORTION < len(operations):
-        loop.call_soon(_answer, loop, operations, answered, start + _PORTION)
-    elif not answered.done():
-        answered.set_result(None)
+def _nothing(lease: Lease) -> None:
+    """The wake of a lease that is given its real one before it is enqueued."""
 
 
 def _resolve(reply: asyncio.Future[None], error: BaseException | None) -> None:

@@ -549,7 +549,7 @@ class Namespace:
         bell = Lock()
         bell.acquire()
 
-        def wake() -> None:
+        def wake(request: Request) -> None:
             if bell.locked():
                 bell.release()
 
@@ -821,7 +821,7 @@ class Namespace:
         return bool(cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix))
 
 
-def _nobody() -> None:
+def _nobody(request: Request) -> None:
     """The wake of a request that has not stood in line yet."""
 
 

@@ -222,7 +222,10 @@ class ProcessHandle(Handle):
         """Return the result of a run that has ended, or raise its error."""
         error = self._error_of(run, frame, binding)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback leads here: they would keep each other
         return None if frame is None else binding.decode(frame, "result")
 
     def _remove_output(self, binding: Binding) -> None:

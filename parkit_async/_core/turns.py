@@ -39,16 +39,14 @@ class Operation:
         call: Called with the write transaction and then ``arguments``.
         result: What it returned, once ``done``.
         error: What it raised instead, or what became of the commit.
-        token: For whoever asked; not used here.
         claimed: Whether it is run, or was.
     """
 
-    __slots__ = ("_ticket", "arguments", "call", "claimed", "done", "error", "result", "token")
+    __slots__ = ("_ticket", "arguments", "call", "claimed", "done", "error", "result")
 
-    def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], token: Any = None) -> None:
+    def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.call = call
         self.arguments = arguments
-        self.token = token
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
@@ -75,9 +73,13 @@ class Operation:
         return True
 
     def outcome(self) -> Any:
-        """Return the result or raise the error."""
-        if self.error is not None:
-            raise self.error
+        """Return the result or raise the error; once."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback leads here: they would keep each other
         return self.result
 
 
@@ -85,7 +87,8 @@ class Request:
     """A wish for the turn.
 
     Args:
-        wake: Called once, by whichever thread grants the turn or finishes the operations; must not block.
+        wake: Called once, with the request, by whichever thread grants the turn or finishes the operations; must not block. It does not refer to
+            the request, or only the garbage collector could free the two.
         operations: Implicit writes that any holder may run on the way; None for a lease (an explicit transaction), which must hold
             the turn itself.
         thread: Identifier of the thread that waits, or whose task does if it is a lease; 0 where a task awaits what others may run.
@@ -93,7 +96,7 @@ class Request:
 
     __slots__ = ("_ticket", "collected", "granted", "operations", "thread", "wake", "woken")
 
-    def __init__(self, wake: Callable[[], None], operations: list[Operation] | None, thread: int = 0) -> None:
+    def __init__(self, wake: Callable[[Any], None], operations: list[Operation] | None, thread: int = 0) -> None:
         self.wake = wake
         self.operations = operations
         self.thread = thread
@@ -113,7 +116,7 @@ class Request:
 
     def rouse(self) -> None:
         """Wake whoever waits. An interrupt in the middle may have it done twice, so a ``wake`` must bear that."""
-        self.wake()
+        self.wake(self)
         self.woken = True
 
 

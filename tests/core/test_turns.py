@@ -46,11 +46,7 @@ class Turns(RuleBasedStateMachine):
         self.woken: list[Request] = []
 
     def request(self, count: int | None) -> Request:
-        def wake() -> None:
-            self.woken.append(request)
-
-        request = Request(wake, None if count is None else operations(count))
-        return request
+        return Request(self.woken.append, None if count is None else operations(count))
 
     @rule()
     def take(self) -> None:
@@ -80,7 +76,7 @@ class Turns(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         for request in self.collected:  # the holder owes them an outcome first
-            request.wake()
+            request.rouse()
         self.past += self.collected
         self.collected.clear()
         assert self.holder is not None
@@ -93,7 +89,7 @@ class Turns(RuleBasedStateMachine):
         if successor is not None:
             assert successor.granted
             assert successor not in self.woken, "waking is the caller's, outside of the lock"
-            successor.wake()
+            successor.rouse()
 
     @rule()
     def release_by_a_stranger(self) -> None:
@@ -296,7 +292,7 @@ def test_many_threads_exclude_each_other_and_all_get_their_turn(withdrawing: boo
         inside.remove(number)
         successor = queue.release(token)
         if successor is not None:
-            successor.wake()
+            successor.rouse()
 
     def work(number: int) -> None:
         for turn in range(rounds):
@@ -306,7 +302,7 @@ def test_many_threads_exclude_each_other_and_all_get_their_turn(withdrawing: boo
                 hold(number, token)
                 continue
             bell = threading.Semaphore(0)
-            request = Request(bell.release, None)
+            request = Request(lambda request, bell=bell: bell.release(), None)  # type: ignore[misc]
             if not queue.enqueue(request):
                 if withdrawing and turn % 2 and queue.withdraw(request):
                     withdrawn[number] += 1

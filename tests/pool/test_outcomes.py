@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import parkit
 from tests.faces.face import Face
+from tests.garbage import ROUNDS, garbage_counted, of_each_round
 
 from . import targets
 from .conftest import PATIENCE, Pool
@@ -23,7 +25,7 @@ from .conftest import PATIENCE, Pool
 pytestmark = pytest.mark.processes
 
 
-def ended(face: Face, target: Any, *args: Any, cls: str = "Process", **options: Any) -> Any:
+def ended(face: Any, target: Any, *args: Any, cls: str = "Process", **options: Any) -> Any:
     """Return a process that has ended."""
     process = getattr(face, cls)(target=target, args=args, **options)
     process.start()
@@ -43,6 +45,16 @@ def raised(process: Any) -> BaseException:
 
 def outcome(process: Any) -> tuple[str, int | None]:
     return process.status, process.exitcode
+
+
+def test_who_reads_an_outcome_leaves_nothing_to_the_garbage_collector(pool: Pool) -> None:
+    processes = [ended(parkit, targets.nothing), ended(parkit, targets.fail)]
+    with garbage_counted() as counts:
+        for _ in range(ROUNDS):
+            for process in processes:
+                with suppress(ValueError):
+                    process.get_result(PATIENCE)
+    assert of_each_round(counts) == {}
 
 
 # Finished.
