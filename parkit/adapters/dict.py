@@ -3,7 +3,7 @@
 # No `from __future__ import annotations`: help() shall print types, not their source.
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from parkit_async._core import dict_ops
 from parkit_async._core.arguments import pairs
@@ -78,8 +78,11 @@ class Dict(Object, MutableMapping[K, V]):
         """
         return dict_ops.lookup(self._binding, key, default)
 
-    def __setitem__(self, key: K, value: V) -> None:
-        dict_ops.store(self._binding, key, value)
+    if TYPE_CHECKING:
+
+        def __setitem__(self, key: K, value: V) -> None: ...
+    else:
+        __setitem__ = dict_ops.assign
 
     def set(self, key: K, value: V) -> None:
         """Store a value, as ``d[key] = value`` does. What pickling raises comes out unchanged, with nothing stored.

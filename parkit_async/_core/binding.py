@@ -21,12 +21,13 @@ from .transactions import Reading, dropped
 if TYPE_CHECKING:
     from .namespace import Namespace
 
-__all__ = ["Binding", "Entries", "Failure", "locate"]
+__all__ = ["ATOMS", "Binding", "Entries", "Failure", "locate"]
 
 _STR = bytes((keys.TAG_STR,))
 _LONG = keys.LONG_PREFIX
 _PICKLE = 0x80
-_ATOMS = frozenset({int, str, bytes, float, bool, type(None)})
+ATOMS = frozenset({int, str, bytes, float, bool, type(None)})
+"""Types whose pickles run no code."""
 _KEYED = codecs.key_frame(b"key", None)[0]
 
 
@@ -84,11 +85,12 @@ class Binding:
         entry: Its directory entry.
         codec: What its values are encoded with; None is the default.
         allowed: Names of the codecs that may be decoded here; None for all.
+        plain: Whether values are pickled, and nothing more: no codec is set, and any may be.
         cached: See the module.
         latest: The number of the last commit of the namespace, and the object's header after it, if this process made that; for its next write.
     """
 
-    __slots__ = ("allowed", "cached", "codec", "entry", "header", "latest", "namespace", "nonce", "object_id", "path")
+    __slots__ = ("allowed", "cached", "codec", "entry", "header", "latest", "namespace", "nonce", "object_id", "path", "plain")
 
     def __init__(self, namespace: Namespace, path: str, entry: Entry, codec: Codec | None) -> None:
         self.namespace = namespace
@@ -100,6 +102,7 @@ class Binding:
         self.codec = codec
         names = namespace.settings().codecs
         self.allowed = None if names is None else frozenset(names)
+        self.plain = codec is None and names is None
         self.latest: tuple[int, State] | None = None
         self.cached: tuple[int, bytes, bytes] = (-1, b"", b"")
 
@@ -124,7 +127,7 @@ class Binding:
         Raises:
             CodecError: The namespace is limited to codecs that run no code, and this is none of them.
         """
-        if type(value) in _ATOMS and self.codec is None and self.allowed is None:
+        if type(value) in ATOMS and self.plain:
             return dumps(value, 5)
         if self.allowed is not None:
             self._check_allowed()
@@ -139,7 +142,7 @@ class Binding:
                 pass
             else:
                 if len(tail) <= _LONG:
-                    if type(value) in _ATOMS and self.codec is None:
+                    if type(value) in ATOMS and self.plain:
                         return tail, dumps(value, 5), 0
                     return tail, codecs.encode(value, self.codec), 0
         elif self.allowed is not None:
@@ -168,7 +171,7 @@ class Binding:
                 tails = []
             if tails and max(map(len, tails)) < _LONG:
                 codec = self.codec
-                if codec is None and _ATOMS.issuperset(map(type, values)):
+                if codec is None and ATOMS.issuperset(map(type, values)):
                     return Entries(tails, [dumps(value, 5) for value in values], _STR, 0)
                 return Entries(tails, [codecs.encode(value, codec) for value in values], _STR, 0)
         encoded = list(map(self.encode_entry, names, values))
@@ -183,7 +186,7 @@ class Binding:
             self._check_allowed()
         codec = self.codec
         values = list(values)
-        if codec is None and _ATOMS.issuperset(map(type, values)):
+        if codec is None and ATOMS.issuperset(map(type, values)):
             return [dumps(value, 5) for value in values]
         return [codecs.encode(value, codec) for value in values]
 

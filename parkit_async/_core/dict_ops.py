@@ -7,17 +7,18 @@ lie together, in no order, so a scan collects each such cluster and sorts it by 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from pickle import loads
+from pickle import dumps, loads
 from typing import Any, Final
 
-from . import codecs, keys
-from .binding import Binding, Entries, locate
+from . import codecs, keys, ownership
+from .binding import ATOMS, Binding, Entries, locate
 from .doorbell import EVENT_CHANGE
 from .engine import EngineError
 from .layout import FLAG_KEYED, FLAG_MIXED, State, prefix_end
-from .ownership import contexts, for_writing
+from .ownership import contexts, for_writing, this_thread
 from .reclaim import retire
 from .shared import WORD_RETIRED
 from .transactions import ENTRY, Reading, Writing
@@ -27,6 +28,7 @@ __all__ = [
     "KEYS",
     "VALUES",
     "Scan",
+    "assign",
     "clear",
     "contains",
     "delete",
@@ -47,7 +49,9 @@ ITEMS: Final = "items"
 _PREFIX: Final = 9
 _PORTION: Final = 64
 _PICKLE: Final = 0x80
-_STR: Final = keys.TAG_STR
+_STR: Final = bytes((keys.TAG_STR,))
+_LONG: Final = keys.LONG_PREFIX
+_modules: Final = sys.modules
 MISSING: Final = object()
 
 
@@ -96,6 +100,35 @@ def store(binding: Binding, key: object, value: object) -> None:
     namespace.write_apart(put, (binding, tail, frame, flags))
 
 
+def assign(handle: Any, key: object, value: object) -> None:
+    """Store a value: the method ``__setitem__`` of the blocking Dict, ``handle``.
+
+    The case of a transaction that changes the one dict again and again is spelled out, as it is what bulk loads do: who calls (``for_writing``), the
+    encoding (``encode_entry``) and :func:`put`, in the one frame. That takes a fifth off an assignment, most of which is LMDB's and pickle's.
+    """
+    binding: Binding = handle._binding
+    if contexts and binding.plain and type(key) is str and type(value) in ATOMS:
+        loop = ownership.running_loop
+        if loop() is None if loop is not None else "asyncio.tasks" not in _modules:
+            stack: list[Any] | None = contexts.get(this_thread.token)
+            if stack is not None and (state := (writing := stack[0]).current) is not None and state.identity is binding and len(stack) == 1:
+                try:
+                    tail = _STR + key.encode()
+                    frame = dumps(value, 5)
+                    room = writing.room - (len(tail) + len(frame) + ENTRY)
+                    if room >= 0 and len(tail) <= _LONG:
+                        writing.room = room
+                        writing.touched += 1
+                        if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:
+                            state.length += 1
+                        return
+                except UnicodeEncodeError:
+                    pass
+                except EngineError as error:
+                    raise binding.namespace.space.failed(error, "storing a value") from error
+    store(binding, key, value)
+
+
 def get(reading: Reading, binding: Binding, tail: bytes, key: object, default: Any) -> Any:
     """Return the value at ``tail``, or ``default``."""
     state = reading.state(binding)
@@ -115,15 +148,14 @@ def length(reading: Reading, binding: Binding) -> int:
 
 def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, flags: int) -> None:
     """Store a frame at ``tail``; ``flags`` says what is unusual about the key."""
-    room = writing.room = writing.room - len(tail) - len(frame) - ENTRY
+    room = writing.room = writing.room - (len(tail) + len(frame) + ENTRY)
     if room < 0:
         writing.reserve(len(tail) + len(frame))
-    if writing.current is binding:
+    state = writing.current
+    if state is not None and state.identity is binding:
         writing.touched += 1
-        state = writing.states[binding.object_id]
     else:
-        state = writing.change(binding, EVENT_CHANGE)
-        writing.current = binding
+        state = writing.current = writing.change(binding, EVENT_CHANGE)
     if flags:
         state.flags |= flags
     if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:

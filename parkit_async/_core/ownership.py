@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import fork
 from .errors import ContextError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .namespace import Namespace
     from .transactions import Reading, Writing
 
-__all__ = ["contexts", "current_owner", "enter", "for_reading", "for_writing", "innermost", "leave", "thread_owner"]
+__all__ = ["contexts", "current_owner", "enter", "for_reading", "for_writing", "innermost", "leave", "running_loop", "this_thread", "thread_owner"]
 
 contexts: dict[Any, list[Reading]] = {}
 """The open contexts of each owner, outermost first."""
@@ -33,31 +33,33 @@ class _Owner(threading.local):
         self.token = object()
 
 
-_thread = _Owner()
+this_thread: Final = _Owner()
+"""What stands for the calling thread is its ``token``."""
 
 _modules = sys.modules
-_running_loop: Callable[[], Any] | None = None
+running_loop: Callable[[], Any] | None = None
+"""Returns the event loop that runs in the calling thread, or None; itself None until somebody asks who imported asyncio."""
 
 
 def current_owner() -> Any:
     """Return the running task, or what stands for the calling thread where no task runs."""
     # A program that never imported asyncio has no tasks; importing it here would cost every such program its start-up time.
-    global _running_loop
-    if _running_loop is not None:
-        loop = _running_loop()
+    global running_loop
+    if running_loop is not None:
+        loop = running_loop()
         if loop is not None:
             task = _modules["asyncio.tasks"].current_task(loop)
             if task is not None:
                 return task
     elif "asyncio.tasks" in _modules:
-        _running_loop = _modules["asyncio.events"]._get_running_loop
+        running_loop = _modules["asyncio.events"]._get_running_loop
         return current_owner()
-    return _thread.token
+    return this_thread.token
 
 
 def thread_owner() -> object:
     """Return what stands for the calling thread, whether or not a task runs in it."""
-    return _thread.token
+    return this_thread.token
 
 
 def innermost() -> Reading | None:
@@ -106,9 +108,9 @@ def for_writing(namespace: Namespace) -> Writing | None:
         ContextError: The caller has a transaction open in another namespace, or a snapshot of this one.
     """
     # The ordinary case spelled out, as a transaction asks this for each of its operations: no task runs here, and one transaction is open.
-    loop = _running_loop
+    loop = running_loop
     outside = "asyncio.tasks" not in _modules if loop is None else loop() is None
-    stack = contexts.get(_thread.token if outside else current_owner())
+    stack = contexts.get(this_thread.token if outside else current_owner())
     if stack is None:
         return None
     first = stack[0]

@@ -65,9 +65,11 @@ class Reading:
         views: Where values are read without copying, or None.
         writes: Whether it is a write transaction.
         inherited: Whether it is the parent's, and this a forked child.
+        current: Header of the dict that was changed last, while changing that again takes nothing but to store another entry.
     """
 
     writes = False
+    current: State | None = None
     inherited = False
     owner: Any = None
     views: Mapped | None = None
@@ -109,6 +111,7 @@ class Reading:
     def forked(self) -> None:
         # The transaction is the parent's: see the fork module.
         self.inherited = True
+        self.current = None
         fork.immortalize(self.transaction)
 
     def end(self) -> None:
@@ -141,7 +144,6 @@ class Writing(Reading):
         events: What happened to which object, once committed.
         announced: What else the doorbells shall tell then, of what is no object: see :data:`.shared.ONE_OF`.
         room: Bytes that may still be written before it must be found out how full the namespace is.
-        current: The dict that was changed last, while changing it again takes nothing but to store another entry.
         replace: ``replace`` of a cursor that is kept, where many entries may be stored: a third faster than the transaction's own.
         recording: Set where the commit happens in another thread.
     """
@@ -154,7 +156,6 @@ class Writing(Reading):
     number = 0
     recording: Recording | None = None
     token: object = None
-    current: Identity | None = None
     replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
     announced: dict[int, int] | None = None
