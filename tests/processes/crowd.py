@@ -73,6 +73,7 @@ class Member:
             if self._ended:
                 raise EOFError(f"process {self.pid} has ended")
             if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGABRT)  # so that it prints what it was doing (faulthandler), and does not outlive the test
                 raise TimeoutError(f"process {self.pid} has nothing to report")
             self.listen(max(0.0, deadline - time.monotonic()))
         self._seen += 1
