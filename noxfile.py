@@ -39,13 +39,14 @@ def tool(name: str) -> str:
 
 @nox.session(python=INTERPRETERS)
 def tests(session: nox.Session) -> None:
-    """Run the tests: all on the default interpreter, on the newest what an interpreter may change, on others what needs no second process."""
+    """Run the tests: all on the default interpreter, on the newest what an interpreter may change, on others the core and the loops."""
     session.install("-e", ".[dev]")
     selection = ["-m", "not browser"]
     if INTERPRETERS is not None and session.python != DEFAULT:
         elsewhere = ["tests/dashboard", "tests/faults", "tests/security", "tests/test_docs.py", "tests/test_examples.py"]
-        kinds = "not browser and not slow" if session.python == INTERPRETERS[-1] else "not browser and not slow and not processes"
-        selection = ["-m", kinds, *(f"--ignore={path}" for path in elsewhere)]
+        selection = ["-m", "not browser and not slow", *(f"--ignore={path}" for path in elsewhere)]
+        if session.python != INTERPRETERS[-1]:
+            selection = ["-m", "not browser and not slow and not processes", "tests/core", "tests/loops"]
     # Three workers on two cores: the suite waits for disks, signals and processes as much as for a core.
     session.run("python", "-m", "pytest", "-n", "3", "--dist", "worksteal", *selection, *session.posargs)
 

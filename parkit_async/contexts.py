@@ -55,31 +55,34 @@ class transaction:  # noqa: N801 (used like a function)
         if meter.left < 0:
             await pause()
         scope = TransactionScope(await namespace_of(obj), zero_copy, isolated)
-        if not scope.join():
-            writing = await current_runtime().coordinator(scope.namespace).begin(scope.owner)
-            try:
-                scope.begun(writing)
-            except BaseException:
-                scope.abandon(writing)
-                raise
-        self._scopes.append(scope)
+        try:
+            if not scope.join():
+                writing = await current_runtime().coordinator(scope.namespace).begin(scope.owner)
+                try:
+                    scope.begun(writing)
+                except BaseException:
+                    scope.abandon(writing)
+                    raise
+            self._scopes.append(scope)
+        except BaseException:
+            scope.close()
+            raise
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        scope = self._scopes.pop()
-        writing = scope.leave(failed=kind is not None)
-        if writing is None:
-            return
+        scope = self._scopes[-1]
         try:
-            if kind is None:
+            writing = scope.leave(failed=kind is not None)
+            if writing is not None and kind is None:
                 scope.check_owner()
-        except BaseException:
-            kind = BaseException
-            raise
+                await current_runtime().coordinator(scope.namespace).commit(writing)
         finally:
-            if kind is not None:
-                scope.namespace.finish(writing)
-        if kind is None:
-            await current_runtime().coordinator(scope.namespace).commit(writing)
+            try:
+                scope.close()
+            except BaseException:
+                scope.close()  # once more, should it have been interrupted
+                raise
+            finally:
+                self._scopes.pop()
 
 
 class snapshot:  # noqa: N801 (used like a function)

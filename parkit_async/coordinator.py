@@ -93,6 +93,11 @@ class Lease(Request):
         self.error: BaseException | None = None
         self._untaken = [None]  # list.pop() is one atomic step
 
+    @property
+    def taken(self) -> bool:
+        """Whether it was claimed or revoked."""
+        return not self._untaken
+
     def take(self) -> bool:
         """Return whether the caller is the first to claim or revoke the lease."""
         try:
@@ -168,8 +173,10 @@ class Reply(asyncio.Future[Any]):
         if not self.done():
             if self.operation.error is not None:
                 self.set_exception(self.operation.error)
-            else:
+            elif self.operation.claimed:
                 self.set_result(self.operation.result)
+            else:
+                super().cancel()  # it was revoked, and cancelling it was interrupted
         self.operation.error = None  # its traceback leads to the operation
 
 
@@ -190,10 +197,9 @@ async def settle(reply: Reply) -> Any:
             raise asyncio.CancelledError(*refused) from None
         raise
     if reply.refused is not None:
-        cancelled_before = asyncio.CancelledError(*reply.refused)
         if result is EMPTY or result is FULL:
-            raise cancelled_before
-        cancel_again(cancelled_before)
+            raise asyncio.CancelledError(*reply.refused)
+        cancel_again(asyncio.CancelledError(*reply.refused))
     return result
 
 
@@ -278,7 +284,7 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
                 for envelope in envelopes[start:]:
                     if envelope.reply is not None:
                         envelope.reply.cancel()
-                if all(reply.operation.done for reply in replies) and not answered.done():
+                if all(reply.done() for reply in replies) and not answered.done():
                     answered.set_result(None)
                 raise
 
@@ -334,7 +340,7 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
     def _lease(self, lease: Lease, envelope: Envelope[Any]) -> None:
         reply = envelope.reply
         assert reply is not None
-        if reply.done():
+        if reply.done() or lease.taken:
             return
         self._track(reply)
         lease.wake = functools.partial(self._post_grant, reply)
@@ -412,18 +418,22 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
             namespace.revive()
         writing = Writing(namespace)
         writing.owner = owner
-        if not (namespace.turns.take(writing) and self._pass_gate(writing)):
+        try:
+            at_once = namespace.turns.take(writing) and self._pass_gate(writing)
+        except BaseException:
+            namespace.finish(writing)  # an interrupt
+            raise
+        if not at_once:
             refuse_deadlock(namespace)
             await deliver()
             lease = Lease(_nothing)
             writing.token = lease
-            reply = self.ask(lease)
             try:
-                await reply
+                await self.ask(lease)
             except BaseException:
                 if lease.take():
                     # Where it is too late for this, whoever gets the gate finds the lease revoked.
-                    namespace.turns.withdraw(lease)
+                    self._forsake(lease)
                 else:
                     self._give_back(lease)
                 raise
@@ -456,6 +466,8 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
                 namespace.finish(writing)
             return
         try:
+            while writing.savepoints:  # as in `Namespace.commit`; with one of them open the transaction would not end, and the lane wait for ever
+                writing.end_savepoint(keep=True)
             writing.write_headers()
             writing.recording.abort()
         except BaseException as error:
@@ -463,17 +475,14 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
             if isinstance(error, EngineError):
                 raise namespace.space.failed(error, "committing") from error
             raise
-        operation = Operation(self._commit, (writing,))
+        operation = writing.committing = Operation(self._commit, (writing,))
         reply = Reply(operation, self._loop)
         self._track(reply, [reply])
         try:
             namespace.lane.submit(functools.partial(self._run_commit, operation, reply))
             await settle(reply)
-        except BaseException:
-            if operation.revoke() or reply.cancelled():
-                namespace.finish(writing)  # the lane has not begun with it, and never will
+        finally:
             del reply  # as in `settle`
-            raise
 
     def _commit(self, writing: Writing) -> None:
         """In the lane's thread."""
@@ -485,6 +494,7 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
             raise namespace.space.failed(error, "committing") from error
         finally:
             namespace.finish(writing)
+            writing.committing = None
 
     def _run_commit(self, operation: Operation, reply: Reply) -> None:
         """In the lane's thread."""
@@ -520,6 +530,8 @@ class Coordinator(Actor["Operation | Lease | Chores | Report"]):
 
     def _reclaim(self, turn: Request | None = None) -> None:
         """In the lane's thread: slice by slice, so that writers come in between. Where others write all the time it stands in line with them."""
+        if turn is not None and not turn.claim():
+            return
         error: BaseException | None = None
         again: bool | None = False
         try:

@@ -25,7 +25,9 @@ from typing import Any, Final, Protocol, TypeVar
 from ._core import fork
 from ._core.doorbell import EVENT_ITEMS, LOOK, SPARE, WAKING, Bell, SocketDirectory
 from ._core.namespace import Namespace
+from ._core.ownership import contexts, leave
 from ._core.shared import SharedTable, TableFullError
+from ._core.transactions import Writing
 from ._core.waiting import AGAIN, SAFETY, counters
 from .actor import ActorStoppedError
 from .budget import meter
@@ -377,12 +379,24 @@ class Runtime:
             coordinator.close()
         self._ending.clear()
         self._coordinators.clear()
+        self._end_contexts()
         self._let_go()
         for waiters in list(self._waiters.values()):
             for _, future in waiters.line:
                 if not future.done():
                     future.set_exception(ActorStoppedError("parkit was closed on this event loop while the call waited"))
         self._closing.set_result(None)
+
+    def _end_contexts(self) -> None:
+        """End what finished tasks have left open: an interrupt came between the end of a block and the first step of its ``__aexit__``."""
+        for owner, stack in list(contexts.items()):
+            if isinstance(owner, asyncio.Task) and owner.done() and owner.get_loop() is self._loop:
+                for context in reversed(list(stack)):
+                    leave(context)
+                    if isinstance(context, Writing):
+                        context.namespace.finish(context)
+                    else:
+                        context.end()
 
     def _let_go(self) -> None:
         with _lock:

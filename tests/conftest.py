@@ -20,10 +20,14 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+hypothesis.settings.register_profile("without a clock", deadline=None)  # by default, an example of 200 ms fails the test
+hypothesis.settings.load_profile("without a clock")
+
 PATIENCE = 5.0  # seconds that a thread on its way out gets to end
 
 

@@ -37,7 +37,9 @@ def test_the_store_is_no_folder(run_script: RunScript, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     source = "from parkit import Dict\nDict('shop/stock')"
-    assert "is not a folder; move the file away, or choose another path" in last_line(run_script, source, env={"PARKIT_STORAGE_PATH": str(file)})
+    assert "is not a folder; move the file away, or choose another store with PARKIT_STORAGE_PATH" in last_line(
+        run_script, source, env={"PARKIT_STORAGE_PATH": str(file)}
+    )
 
 
 def test_the_store_cannot_be_made(run_script: RunScript) -> None:

@@ -232,7 +232,7 @@ if sys.platform == "linux":
             os.close(descriptor)  # with its lease
         return True
 
-else:
+else:  # pragma: no cover - not Linux
 
     def _is_unshared(path: str) -> bool:
         return False

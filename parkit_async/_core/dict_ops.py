@@ -21,6 +21,7 @@ from .layout import FLAG_KEYED, FLAG_MIXED, State, prefix_end
 from .ownership import contexts, for_writing, this_thread
 from .reclaim import retire
 from .shared import WORD_RETIRED
+from .signatures import shown_as
 from .transactions import ENTRY, Reading, Writing
 
 __all__ = [
@@ -100,13 +101,12 @@ def store(binding: Binding, key: object, value: object) -> None:
     namespace.write_apart(put, (binding, tail, frame, flags))
 
 
-def assign(handle: Any, key: object, value: object) -> None:
-    """Store a value: the method ``__setitem__`` of the blocking Dict, ``handle``.
-
-    The case of a transaction that changes the one dict again and again is spelled out, as it is what bulk loads do: who calls (``for_writing``), the
-    encoding (``encode_entry``) and :func:`put`, in the one frame. That takes a fifth off an assignment, most of which is LMDB's and pickle's.
-    """
-    binding: Binding = handle._binding
+@shown_as("(self, key: K, value: V) -> None")
+def assign(self: Any, key: object, value: object) -> None:
+    """Set self[key] to value."""
+    # The method ``__setitem__`` of the blocking Dict itself. The case of a transaction that changes one dict again and again is spelled out, as
+    # bulk loads do that: who calls (`for_writing`), the encoding (`encode_entry`) and `put`, in one frame. It takes a sixth off an assignment.
+    binding: Binding = self._binding
     if contexts and binding.plain and type(key) is str and type(value) in ATOMS:
         loop = ownership.running_loop
         if loop() is None if loop is not None else "asyncio.tasks" not in _modules:
@@ -127,6 +127,9 @@ def assign(handle: Any, key: object, value: object) -> None:
                 except EngineError as error:
                     raise binding.namespace.space.failed(error, "storing a value") from error
     store(binding, key, value)
+
+
+assign.__name__, assign.__qualname__ = "__setitem__", "Dict.__setitem__"  # bound, it is pickled by its name
 
 
 def get(reading: Reading, binding: Binding, tail: bytes, key: object, default: Any) -> Any:
@@ -155,7 +158,9 @@ def put(writing: Writing, binding: Binding, tail: bytes, frame: bytes, flags: in
     if state is not None and state.identity is binding:
         writing.touched += 1
     else:
-        state = writing.current = writing.change(binding, EVENT_CHANGE)
+        state = writing.change(binding, EVENT_CHANGE)
+        state.identity = binding  # another handle of the dict may have changed it before
+        writing.current = state
     if flags:
         state.flags |= flags
     if (writing.replace or writing.transaction.replace)(state.prefix + tail, frame) is None:
@@ -354,11 +359,10 @@ class Scan:
         # A stored key is at most MAX_STORED long, so these are behind every key that begins with `high`.
         high = high if self._below is None else high + b"\xff" * (keys.MAX_STORED + 1 - min(len(self._below), keys.LONG_PREFIX))
         if self._reverse:
-            if not _to_last(cursor, high):
-                return
+            _to_last(cursor, high)
             for key, raw in cursor.iterprev():
-                if key < low:
-                    return
+                if key < low:  # the namespace's own record at the latest
+                    break
                 yield key, raw
             return
         if not cursor.set_range(low):

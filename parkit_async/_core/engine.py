@@ -223,11 +223,11 @@ def _open(directory: Path, level: str, reservation: int, least: int) -> Any:
                 mode=0o600,
                 lib_version=0,
             )
-        except lmdb.MapResizedError:
+        except lmdb.MapResizedError as error:
             # Another process is growing the map between LMDB's two looks at it.
             attempts += 1
             if attempts > 100:
-                raise
+                raise _unusable(directory, error) from error
         except lmdb.InvalidError as error:
             attempts += 1
             if attempts > 100 or not _discard_beginning(directory):

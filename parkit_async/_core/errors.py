@@ -227,7 +227,7 @@ def _explain_end(exitcode: int | None) -> str:
     return f"was ended by {name}" + (f"; probable cause: {cause}" if cause else "")
 
 
-if sys.version_info >= (3, 13):
+if sys.version_info >= (3, 13):  # pragma: no cover - not on the Python that coverage is measured with
     ShutDown = queue.ShutDown
 else:
 

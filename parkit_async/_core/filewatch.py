@@ -79,7 +79,7 @@ if sys.platform == "linux":
         def close(self) -> None:
             os.close(self.descriptor)
 
-elif sys.platform == "darwin":
+elif sys.platform == "darwin":  # pragma: no cover - macOS
     _NOTES = (
         select.KQ_NOTE_WRITE
         | select.KQ_NOTE_EXTEND
@@ -123,7 +123,7 @@ elif sys.platform == "darwin":
             if self._file >= 0:
                 os.close(self._file)
 
-else:
+else:  # pragma: no cover - neither Linux nor macOS
 
     class _Notifier:
         """Stands for what this system has not got."""

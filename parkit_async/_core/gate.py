@@ -24,7 +24,7 @@ from pathlib import Path
 from time import monotonic_ns
 
 from . import fork
-from .errors import StoragePathError, remedy
+from .errors import StoragePathError, TransactionError, remedy
 from .private_files import open_file
 
 __all__ = ["STREAK_NS", "Gate"]
@@ -94,14 +94,19 @@ class Gate:
                 flock(self._gate, _TRY)
             except BlockingIOError:
                 return False
+            except ValueError as error:
+                raise _closed(self._directory) from error
             return True
         try:
             flock(self._turnstile, _TRY)
             flock(self._gate, _TRY)
         except BlockingIOError:
             return False
+        except ValueError as error:
+            raise _closed(self._directory) from error
         finally:
-            flock(self._turnstile, _FREE)
+            if self._turnstile >= 0:
+                flock(self._turnstile, _FREE)
         self._streak_end = now + STREAK_NS
         return True
 
@@ -111,14 +116,24 @@ class Gate:
         try:
             flock(self._turnstile, _WAIT)
             flock(self._gate, _WAIT)
-        except BaseException:
+        except BaseException as error:
             self.leave()
+            if isinstance(error, ValueError):
+                raise _closed(self._directory) from error
             raise
         finally:
-            flock(self._turnstile, _FREE)
+            if self._turnstile >= 0:
+                flock(self._turnstile, _FREE)
         self.entered = monotonic_ns()
         self._streak_end = self.entered + STREAK_NS
 
     def leave(self) -> None:
         """Give up the gate. Does nothing if it is not held."""
-        flock(self._gate, _FREE)
+        if self._gate >= 0:
+            flock(self._gate, _FREE)
+
+
+def _closed(directory: Path) -> TransactionError:
+    return TransactionError(
+        f"the namespace in {os.fspath(directory)!r} is closed in this process, as it is when the interpreter ends: write before that"
+    )

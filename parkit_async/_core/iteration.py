@@ -11,7 +11,7 @@ from typing import Any
 
 from .binding import Binding
 from .engine import EngineError
-from .errors import ContextError
+from .errors import ContextError, TransactionError
 from .transactions import Reading
 
 __all__ = ["stream"]
@@ -35,7 +35,7 @@ class _Inside:
 
     def __init__(self, binding: Binding, reading: Reading, source: Iterator[Any]) -> None:
         self._binding = binding
-        self._reading = reading
+        self._reading = reading.outermost
         self._source = source
         self._rest: list[Any] | None = None
         self._error: Exception | None = None
@@ -51,13 +51,16 @@ class _Inside:
             try:
                 return next(self._source)
             except EngineError as error:
-                raise self._over() from error
+                raise self._failed(error) from error
         if self._rest:
             return self._rest.pop()
         if self._error is not None:
             failure, self._error = self._error, None
             raise failure
         raise StopIteration
+
+    def _failed(self, error: EngineError) -> TransactionError:
+        return self._binding.namespace.space.failed(error, "iterating")
 
     def _over(self) -> ContextError:
         return ContextError(
@@ -66,11 +69,12 @@ class _Inside:
 
     def detach(self) -> None:
         """Take what is left, since the transaction is about to change it. What cannot be decoded is told when its turn comes."""
-        if self._rest is not None:
-            return
         rest: list[Any] = []
         try:
             rest.extend(iter(self._source))
+        except EngineError as error:
+            self._error = self._failed(error)
+            self._error.__cause__ = error
         except Exception as error:
             self._error = error
         rest.reverse()

@@ -65,9 +65,6 @@ class InUseError(ParkitError):
         super().__init__(message)
         self.pids = pids
 
-    def __reduce__(self) -> tuple[type[InUseError], tuple[str, tuple[int, ...]]]:
-        return type(self), (self.args[0], self.pids)
-
 
 def find_store(path: str) -> Path:
     """Return the folder of a store that exists.
@@ -225,7 +222,8 @@ def compact(store: Path, name: str) -> Compacted:
     with _alone(directory, name):
         pass  # refuse at once, not after a long copy
     before = os.stat(directory / "data.mdb").st_size
-    with _draft(store, ".new-") as draft:
+    # A namespace that is a link to another disk is copied there: a file cannot be renamed from one to the other.
+    with _draft(store if os.stat(store).st_dev == os.stat(directory).st_dev else directory, ".new-") as draft:
         for _ in range(_ATTEMPTS):
             (draft / "data.mdb").unlink(missing_ok=True)
             try:

@@ -389,20 +389,22 @@ class Namespace:
 
     def begin_reading(self, buffers: bool = False) -> Any:
         """Begin LMDB's read transaction, mending what can be mended; with ``buffers`` its values are views on the map."""
-        for attempt in range(10):
+        failures = 0
+        while True:
             engine = self.engine
             try:
                 return self.begin(buffers=True) if buffers else self.begin()
             except MapResizedError as error:
-                if attempt == 9:
+                failures += 1
+                if failures == 10:
                     raise translate(error, self.name, "reading") from error
                 self.remap()
             except EngineError as error:
+                failures += 1
                 if engine.refuses(error):
                     self.recover(engine)
-                if attempt == 9 or not (self.engine.check_readers() or attempt == 0):
+                if failures == 10 or not (self.engine.check_readers() or failures == 1):
                     raise translate(error, self.name, "reading") from error
-        raise AssertionError
 
     def snapshot(self, owner: Any) -> Reading:
         """Return a pinned view of the latest committed state."""
@@ -427,18 +429,19 @@ class Namespace:
                     return call(reading, *arguments)
                 except EngineError as error:
                     raise self.space.failed(error, "reading") from error
-        for attempt in range(3):
+        failures = 0
+        while True:
             engine = self.engine
             reading = Reading(self, self.begin_reading())
             try:
                 return call(reading, *arguments)
             except EngineError as error:
                 # Another thread may have reopened the environment under this one.
-                if engine is self.engine or attempt == 2:
+                failures += 1
+                if engine is self.engine or failures == 3:
                     raise self.space.failed(error, "reading") from error
             finally:
                 reading.transaction = None
-        raise AssertionError
 
     # Writing, in the caller's thread.
 
@@ -503,7 +506,8 @@ class Namespace:
                 for state in writing.states.values():
                     if state.changed and not state.dropped:
                         state.changed = 0
-                        state.identity.latest = number, state
+                        identity, state.identity = state.identity, None  # they would keep each other
+                        identity.latest = number, state
                 statistics = self.statistics
                 statistics.commits += 1
                 statistics.operations += 1
@@ -719,7 +723,8 @@ class Namespace:
         for state in writing.states.values():
             if (state.changed or state.settled) and not state.dropped:
                 state.changed = state.settled = 0
-                state.identity.latest = number, state
+                identity, state.identity = state.identity, None
+                identity.latest = number, state
         if writing.after_commit is not None:
             writing.after_commit()
         self.table.note_commit(number, self.gate.entered)

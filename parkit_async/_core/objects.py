@@ -208,6 +208,10 @@ class Handle:
         declaration = self._declaration
         if declaration.uuid is not None:
             return ObjectNotFoundError(f"{declaration.path!r} is not the object any more that this handle was made for: that was dropped")
+        if declaration.create:
+            return ObjectNotFoundError(
+                f"there is no object {declaration.path!r} in the store {declaration.store!r} yet; await the handle, which creates it"
+            )
         return ObjectNotFoundError(f"there is no object {declaration.path!r} in the store {declaration.store!r}; create=True creates it")
 
     def _bound(self) -> Binding:

@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -60,6 +61,9 @@ SYSLOG_NAMESPACE: Final = "__syslog__"
 """Holds the log of the whole store."""
 
 _SEGMENT_LIMIT: Final = 128  # characters
+_ANOTHER: Final = "choose another store with PARKIT_STORAGE_PATH or set_storage_path()"
+_MOST_LINKS: Final = 40
+"""Symbolic links that are followed on one way, as Linux does."""
 _LONGEST_NAME: Final = 1 << 20  # characters of a namespace's name that are read of its file
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and surrogates, which no file can hold
 _NOT_IN_SLUG: Final = re.compile("[^a-z0-9_-]+")  # no dot: "con.txt~..." is a device on Windows
@@ -146,23 +150,20 @@ def open_store(path: str | os.PathLike[str]) -> Path:
             user; others may write in it; or it is on a network file system (which Linux alone lets one know).
     """
     store = os.path.abspath(path)
+    _check_text(store)
     with _refused_by_system(store, "the store"):
-        if not os.path.lexists(store):
+        try:
+            os.lstat(store)
+        except FileNotFoundError:  # and not because the name is too long, say: then nothing is made above it, either
             make_parents(store)
             with suppress(FileExistsError):  # another process was faster
                 make_folder(store)
             sync_directory(os.path.dirname(store))
-        for step in Path(store).parents:
-            _check_link(step)
         _check_directory(store, "the store")
-        file_system = _file_system(store)
-        real = Path(os.path.realpath(store))
-    if file_system in _NETWORK_FILE_SYSTEMS:
-        raise StoragePathError(
-            f"the store {store} is on a network file system ({file_system}), where LMDB's locks and shared memory do not hold and the data would be "
-            f"damaged; choose a folder on a local disk with PARKIT_STORAGE_PATH or set_storage_path()"
-        )
-    return real
+        _check_file_system(store, "the store")
+        real = os.path.realpath(store)
+    _check_text(real)
+    return Path(real)
 
 
 def namespace_directory(store: Path, namespace: str) -> Path:
@@ -183,8 +184,11 @@ def namespace_directory(store: Path, namespace: str) -> Path:
         if not os.path.lexists(directory):
             _publish(store, directory, namespace)
         _check_directory(directory, f"the folder of namespace {namespace!r}")
-        close_to_others(directory)
+        if os.path.islink(directory):
+            _check_file_system(directory, f"the folder of namespace {namespace!r}")
         found = _read_name(directory)
+        if found == namespace:  # and not before: it may be a link to something else of the user's
+            close_to_others(directory)
     if found != namespace:
         holds = "has lost its file 'name'" if found is None else f"says in its file 'name' that it holds {found!r}"
         raise StoragePathError(
@@ -244,6 +248,10 @@ def _name_if_any(directory: os.DirEntry[str]) -> str | None:
         return _read_name(directory)
     except StoragePathError:  # a file that is no file, say: no folder of parkit's making
         return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return None  # a link that leads to itself
 
 
 def _publish(store: Path, directory: Path, namespace: str) -> None:
@@ -278,24 +286,36 @@ def _refused_by_system(path: str | os.PathLike[str], what: str) -> Iterator[None
         raise StoragePathError(f"{what}, {os.fspath(path)!r}, cannot be used: {error}; {remedy(error, otherwise)}") from error
 
 
+def _check_text(path: str) -> None:
+    """Refuse the path of a store whose bytes are no text: LMDB's binding takes none."""
+    encoding = sys.getfilesystemencoding()
+    try:
+        path.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise StoragePathError(
+            f"the path of the store, {path!r}, is no text in this system's encoding ({encoding}); rename the folder, or choose another one with "
+            "PARKIT_STORAGE_PATH or set_storage_path()"
+        ) from error
+
+
 def _check_directory(path: str | os.PathLike[str], what: str) -> None:
     """Refuse what is not a folder of this user's own that nobody else may change."""
     where = f"{what}, {os.fspath(path)!r},"
-    _check_link(path)
     try:
+        _check_links(path)
         status = os.stat(path)
     except FileNotFoundError as error:
         if not os.path.islink(path):
             raise
-        raise StoragePathError(f"{where} is a symbolic link that leads nowhere; remove it, or create the folder it leads to") from error
+        raise StoragePathError(f"{where} is a symbolic link that leads nowhere; remove it, create the folder it leads to, or {_ANOTHER}") from error
     if not stat.S_ISDIR(status.st_mode):
-        raise StoragePathError(f"{where} is not a folder; move the file away, or choose another path")
-    if sys.platform != "win32":
+        raise StoragePathError(f"{where} is not a folder; move the file away, or {_ANOTHER}")
+    if sys.platform != "win32":  # pragma: no branch - Windows
         user = os.geteuid()
         if status.st_uid != user:
             raise StoragePathError(
                 f"{where} belongs to user {status.st_uid}, and this process runs as user {user}: a store has one owner, who trusts what it holds; "
-                f"run as that user, change the owner (chown -R {user}), or choose another path"
+                f"run as that user, change the owner (chown -R {user}), or {_ANOTHER}"
             )
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StoragePathError(
@@ -308,21 +328,53 @@ def _check_directory(path: str | os.PathLike[str], what: str) -> None:
         )
 
 
-def _check_link(path: str | os.PathLike[str]) -> None:
-    """Refuse a symbolic link that another user could turn elsewhere: in a shared folder, anyone may plant one."""
+def _check_links(path: str | os.PathLike[str]) -> None:
+    """Refuse a way over a symbolic link that another user could turn elsewhere, also where it is a link that leads there.
+
+    In a shared folder, anyone may plant one.
+    """
     if sys.platform == "win32":
         return
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode) and status.st_uid not in (os.geteuid(), 0):
+    ahead = os.path.abspath(path).split(os.sep)[::-1]
+    here, links = os.sep, 0
+    while ahead:
+        name = ahead.pop()
+        if name in {"", "."}:
+            continue
+        if name == "..":  # in a link; there is none on the way to here any more
+            here = os.path.dirname(here)
+            continue
+        step = os.path.join(here, name)
+        status = os.lstat(step)
+        if not stat.S_ISLNK(status.st_mode):
+            here = step
+            continue
+        if status.st_uid not in (os.geteuid(), 0):
+            raise StoragePathError(
+                f"the symbolic link {step!r} belongs to user {status.st_uid}, who can turn it elsewhere; replace it with one of your own, or "
+                f"choose a path that does not lead over it, with PARKIT_STORAGE_PATH or set_storage_path()"
+            )
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+        target = os.readlink(step)
+        if os.path.isabs(target):
+            here = os.sep
+        ahead += target.split(os.sep)[::-1]
+
+
+def _check_file_system(path: str | os.PathLike[str], what: str) -> None:
+    file_system = _file_system(path)
+    if file_system in _NETWORK_FILE_SYSTEMS:
         raise StoragePathError(
-            f"the symbolic link {os.fspath(path)!r} belongs to user {status.st_uid}, who can turn it elsewhere; replace it with one of your own, or "
-            f"choose a path that does not lead over it"
+            f"{what}, {os.fspath(path)!r}, is on a network file system ({file_system}), where LMDB's locks and shared memory do not hold and the "
+            "data would be damaged; choose a folder on a local disk with PARKIT_STORAGE_PATH or set_storage_path()"
         )
 
 
-def _file_system(path: str) -> str | None:
+def _file_system(path: str | os.PathLike[str]) -> str | None:
     """Return the type of the file system that a folder is on, or None where the system does not tell."""
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):  # pragma: no cover - not Linux
         return None
     # The kernel names the mount of an open descriptor, which is exact where comparing paths with mount points is not (mounts over mounts).
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -419,7 +419,7 @@ class Pool:
                 self._end()
             case Tick():
                 self._tick()
-            case _:
+            case _:  # pragma: no cover - as mypy sees to
                 assert_never(event)
         self._settle()
         return self._instructions

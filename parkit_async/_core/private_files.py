@@ -140,12 +140,14 @@ def make_parents(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: One cannot be made.
     """
+    missing = []
     parent = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(parent):
-        return
-    make_parents(parent)
-    with contextlib.suppress(FileExistsError):  # another process was faster
-        os.mkdir(parent, 0o755)
-        mode = stat.S_IMODE(os.stat(parent).st_mode)
-        if mode & 0o700 != 0o700:
-            os.chmod(parent, mode | 0o700)
+    while not os.path.isdir(parent):  # the root is a folder
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.mkdir(folder, 0o755)
+            mode = stat.S_IMODE(os.stat(folder).st_mode)
+            if mode & 0o700 != 0o700:
+                os.chmod(folder, mode | 0o700)

@@ -28,7 +28,7 @@ def holder(descriptor: int, start: int = 0, length: int = 0) -> int | None:
     """
     if _LINUX:
         question = _flock.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-    else:
+    else:  # pragma: no cover - macOS
         question = _flock.pack(start, length, 0, fcntl.F_WRLCK, os.SEEK_SET)
     answer = _flock.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question)[: _flock.size])
     kind, pid = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])

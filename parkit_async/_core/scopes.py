@@ -109,7 +109,9 @@ class TransactionScope:
         writing = self.writing
         if writing is not None and self._role == _OUTERMOST and not writing.inherited:
             ownership.leave(writing)
-            self.namespace.finish(writing)
+            if writing.committing is None or writing.committing.revoke():  # else the lane is about to commit, and ends it
+                self.namespace.finish(writing)
+                writing.committing = None  # which refers to the transaction
 
     def _map(self) -> None:
         writing = self.writing
@@ -221,6 +223,11 @@ class _Inner(Reading):
         self._around = around
         self.states = around.states
         self.views = around.views
+
+    @property
+    def outermost(self) -> Reading:
+        """See :class:`.transactions.Reading`."""
+        return self._around.outermost
 
     def end(self) -> None:
         pass

@@ -29,6 +29,8 @@ import functools
 import os
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+from .errors import StoragePathError
+
 __all__ = [
     "PoolOptions",
     "Synchronous",
@@ -55,6 +57,9 @@ def get_storage_path() -> str:
 
     It is ``PARKIT_STORAGE_PATH`` where that is set (by the user or by :func:`set_storage_path`), the user's data folder for parkit otherwise.
     The folder need not exist yet. Any thread may call it.
+
+    Raises:
+        StoragePathError: The path is relative, and the working folder was deleted.
     """
     value = os.environ.get(_STORAGE_PATH)
     if value:
@@ -76,6 +81,7 @@ def set_storage_path(path: str | os.PathLike[str]) -> None:
     Raises:
         TypeError: The path is not a str or a path of str.
         ValueError: The path is empty or contains NUL.
+        StoragePathError: The path is relative, and the working folder was deleted.
     """
     value = os.fspath(path)
     if not isinstance(value, str):
@@ -202,7 +208,12 @@ def _number(text: str, variable: str, kind: type) -> Any:
 
 
 def _absolute(value: str) -> str:
-    return os.path.abspath(os.path.expanduser(value))
+    try:
+        return os.path.abspath(os.path.expanduser(value))
+    except OSError as error:
+        raise StoragePathError(
+            f"{_STORAGE_PATH} is {value!r}, which begins in the working folder, and that is not there any more: give an absolute path"
+        ) from error
 
 
 # Cached for its meaning, not for speed: a relative PARKIT_STORAGE_PATH is anchored where it is first used, and a later chdir leaves it there.

@@ -174,9 +174,11 @@ class SharedTable:
             raise
         try:
             self._map = mmap.mmap(self._descriptor, _SIZE)
-        except BaseException:
+        except BaseException as error:
             os.close(self._descriptor)
             del _open_tables[self._key]
+            if isinstance(error, OSError):
+                raise StoragePathError(f"cannot map the shared table {self.path}: {error.strerror}; {remedy(error, 'try again')}") from error
             raise
         with memoryview(self._map) as whole:
             self.words = whole[:_AT_COMMITS].cast("Q")

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from . import administration, log_ops, object_ops
 from .binding import Binding
+from .doorbell import EVENT_CHANGE
 from .errors import NamespaceFullError
+from .layout import index_key
 from .namespace import Namespace
 from .objects import Declaration
 from .paths import SYSLOG_NAMESPACE
+from .reclaim import reclaim_slice
 from .registry import open_namespace, opened
 from .transactions import Writing
 
@@ -59,16 +63,33 @@ def append(store: str, record: dict[str, Any]) -> None:
     """Append a record, in a transaction of its own; blocks while others append."""
     binding = open_syslog(store)
     frame = binding.encode(record)
-    try:
-        binding.namespace.write_apart(log_ops.append, (binding, frame))
-    except NamespaceFullError:
-        binding.namespace.write_apart(_begin_anew, (binding, binding.encode(_cleared()), frame))
+    while True:
+        try:
+            binding.namespace.write_apart(log_ops.append, (binding, frame))
+            return
+        except NamespaceFullError:
+            if not binding.namespace.write_apart(_make_room, (binding, len(frame))):
+                raise
 
 
-def _begin_anew(writing: Writing, binding: Binding, *frames: bytes) -> None:
+def _make_room(writing: Writing, binding: Binding, size: int) -> bool:
+    """Delete a slice of what was cleared before, or clear the log. Return whether it is worth another attempt.
+
+    What one transaction deletes the next one can use, so the record that did not fit cannot be stored by this one.
+    """
+    with suppress(NamespaceFullError):
+        writing.reserve(size + 64)  # more than append() asks for, so that it does not fail again
+        return True  # another process was faster
+    _, found = reclaim_slice(writing)
+    if found:
+        return True
+    if log_ops.length(writing, binding) <= 1 or size > SIZE // 2:  # it does not help, or costs all the others for one that is too big
+        return False
     log_ops.clear(writing, binding)
-    for frame in frames:
-        log_ops.append(writing, binding, frame)
+    state = writing.change(binding, EVENT_CHANGE)
+    writing.transaction.put(index_key(state.prefix, state.tail), binding.encode(_cleared()))  # as deletes do, without asking for room
+    state.tail += 1
+    return True
 
 
 def _cleared() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from .weakbag import WeakBag
 if TYPE_CHECKING:
     from .mapped import Mapped
     from .namespace import Namespace
+    from .turns import Operation
 
 __all__ = ["ENTRY", "Detachable", "Identity", "Reading", "Recording", "Writing", "dropped"]
 
@@ -105,6 +106,11 @@ class Reading:
         """Whether it is still open."""
         return self.transaction is not None
 
+    @property
+    def outermost(self) -> Reading:
+        """What must be open for this to be read: itself, or what it is inside of."""
+        return self
+
     def watch(self, object_id: int, iterator: Detachable) -> None:
         """Remember an iterator that reads from here; nothing to do where nothing changes."""
 
@@ -146,6 +152,7 @@ class Writing(Reading):
         room: Bytes that may still be written before it must be found out how full the namespace is.
         replace: ``replace`` of a cursor that is kept, where many entries may be stored: a third faster than the transaction's own.
         recording: Set where the commit happens in another thread.
+        committing: That commit, while it is under way.
     """
 
     # Most writes are implicit and never need these, so that an instance gets its own only where it does.
@@ -156,6 +163,7 @@ class Writing(Reading):
     number = 0
     recording: Recording | None = None
     token: object = None
+    committing: Operation | None = None
     replace: Callable[[bytes, bytes], Any] | None = None
     events: dict[int, int] | None = None
     announced: dict[int, int] | None = None
@@ -177,6 +185,7 @@ class Writing(Reading):
             if latest is None or latest[0] != self.number - 1:
                 return super().state(identity)
             state = self.states[identity.object_id] = latest[1]
+            state.identity = identity
         elif state.dropped:
             raise dropped(identity)
         return state
@@ -189,6 +198,7 @@ class Writing(Reading):
         if state is None:
             latest = identity.latest
             state = states[object_id] = latest[1] if latest is not None and latest[0] == self.number - 1 else super().state(identity)
+            state.identity = identity
         elif state.dropped:
             raise dropped(identity)
         if not state.changed:
@@ -360,11 +370,6 @@ class Recording:
 
     def rewind(self, mark: int) -> None:
         del self._log[mark:]
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was written."""
-        return not self._log
 
     def id(self) -> int:
         return self.base

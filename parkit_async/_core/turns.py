@@ -39,10 +39,9 @@ class Operation:
         call: Called with the write transaction and then ``arguments``.
         result: What it returned, once ``done``.
         error: What it raised instead, or what became of the commit.
-        claimed: Whether it is run, or was.
     """
 
-    __slots__ = ("_ticket", "arguments", "call", "claimed", "done", "error", "result")
+    __slots__ = ("_claimed", "arguments", "call", "done", "error", "result")
 
     def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self.call = call
@@ -50,24 +49,20 @@ class Operation:
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = False
-        self.claimed = False
-        self._ticket = [None]  # list.pop() is one atomic step
+        self._claimed: dict[int, bool] = {}  # dict.setdefault() is one atomic step that records which it was
+
+    @property
+    def claimed(self) -> bool:
+        """Whether it is run, or was."""
+        return self._claimed.get(0, False)
 
     def claim(self) -> bool:
-        """Return whether it may be run: it was not revoked. May be called again by who claimed it."""
-        if not self.claimed:
-            try:
-                self._ticket.pop()
-            except IndexError:
-                return False
-            self.claimed = True
-        return True
+        """Return whether it may be run: it was not revoked. May be called again."""
+        return self._claimed.setdefault(0, True)
 
     def revoke(self) -> bool:
-        """Return whether it will not be run; False if it is claimed already."""
-        try:
-            self._ticket.pop()
-        except IndexError:
+        """Return whether it will not be run; False if it is claimed already. May be called again."""
+        if self._claimed.setdefault(0, False):
             return False
         self.done = True
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import webbrowser
 from pathlib import Path
 from typing import Final
@@ -80,15 +81,17 @@ def dashboard_command(
         reason = str(error) if error.errno is None or isinstance(error, socket.gaierror) else os.strerror(error.errno)
         raise Failure(f"{host}, port {port}, cannot be listened on: {reason}. --port 0 takes a free port") from error
     address = server.address_of(listener, host)
-    alone = access.is_loopback(host) and not require_token and access.CAN_TELL
+    private = access.is_loopback(listener.getsockname()[0])
+    alone = private and not require_token and access.CAN_TELL
 
     def begun() -> None:
         render.write(f"{address if alone or token is not None else f'{address}?token={rules.token}'}\n")
         render.flush()
-        if not access.is_loopback(host):
+        if not private:
             render.note("parkit: what is sent can be read on the way, and so can the token; for more than a trusted network put it behind HTTPS.")
         if show:
-            webbrowser.open(address)  # without the token: others see the command lines of this machine
+            # Without the token: others see the command lines of this machine. In a thread: some browsers are waited for, and they wait for the page.
+            threading.Thread(target=webbrowser.open, args=(address,), name="parkit dashboard: browser", daemon=True).start()
 
     number = server.serve(listener, rules, begun)
     return INTERRUPTED if number == signal.SIGINT else 0
@@ -97,5 +100,5 @@ def dashboard_command(
 def _given(token_file: str | None) -> str | None:
     """Return the token that was given, if one was."""
     if token_file is not None:
-        return Path(token_file).read_text(encoding="utf-8").strip()
-    return os.environ.get(_VARIABLE) or None
+        return Path(token_file).read_text(encoding="utf-8", errors="surrogateescape").strip()
+    return os.environ.get(_VARIABLE, "").strip() or None

@@ -115,10 +115,14 @@ def _leftovers(store: Path) -> Iterator[Finding]:
         age = now - entry.stat(follow_symlinks=False).st_mtime
         if entry.name.startswith(".new-") and age > _LEFT_OVER:
             yield Finding(NOTE, "leftovers", f"{entry.name}, begun {human_age(age)} ago and never finished", f"rm -r {entry.path}")
-        elif "~" in entry.name and entry.is_dir():
-            name = paths._read_name(entry)
+        elif "~" in entry.name and (entry.is_symlink() or entry.is_dir()):
+            name = paths._name_if_any(entry)
             if name is None or paths._directory_name(name) != entry.name:
-                holds = "has no file 'name'" if name is None else f"says that it holds namespace {name!r}, whose folder has another name"
+                holds = (
+                    "has no file 'name' of parkit's making"
+                    if name is None
+                    else f"says that it holds namespace {name!r}, whose folder has another name"
+                )
                 yield Finding(WARNING, "leftovers", f"the folder {entry.name} {holds}", "a copy or a renamed folder; move it out of the store")
 
 

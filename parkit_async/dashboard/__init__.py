@@ -8,7 +8,7 @@
     streams     server-sent events
     watch       knows when something has changed: bells, files, pidfd
     state       turns the store into documents              values      shows values without running anybody's code
-    static/     the page: HTML, CSS and one ES module, served as they are
+    static/     the page: HTML, CSS and a few ES modules, served as they are
 
 The page, its events and ``/metrics`` show the same documents. starlette and uvicorn are imported here and below, and by nothing else.
 """

@@ -45,7 +45,7 @@ CAN_TELL: Final = os.path.exists("/proc/net/tcp")
 LEAST: Final = 16
 """Characters that a token has at least."""
 _ESTABLISHED: Final = "01"
-_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 
 
 class Refusal(NamedTuple):
@@ -80,7 +80,7 @@ class Access:
         read_only: See above.
 
     Raises:
-        ValueError: The token is short.
+        ValueError: The token is short, or no text.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class Access:
     ) -> None:
         if token is not None and len(token) < LEAST:
             raise ValueError(f"a token of {len(token)} characters can be guessed; it has at least {LEAST}")
+        if token is not None and any("\ud800" <= character <= "\udfff" for character in token):
+            raise ValueError("a token is text, and this one has bytes that are no UTF-8")
         self.token = secrets.token_urlsafe(32) if token is None else token
         self.expires = None if lifetime is None else time.time() + lifetime
         self.read_only = read_only
@@ -174,7 +176,7 @@ def _tokens(headers: Mapping[str, str], scope: Scope) -> list[str]:
     found = []
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        found.append(token.strip())
+        found.append(token.strip().encode("latin-1").decode("utf-8", "replace"))  # headers come as latin-1, whatever they are
     if scope["method"] == "GET" and scope["path"] == "/":
         found += parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
     return found

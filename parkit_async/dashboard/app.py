@@ -24,7 +24,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -81,6 +81,7 @@ def make_app(access: Access, hub: Hub) -> Starlette:
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         middleware=[Middleware(Guard, access=access)],
+        exception_handlers={ParkitError: _failed, ClientDisconnect: _left},
         lifespan=lifespan,
     )
     application.state.access = access
@@ -146,6 +147,14 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     return Response(encode(value), status, {"cache-control": "no-store", **(headers or {})}, "application/json")
 
 
+async def _failed(request: Request, error: Exception) -> Response:
+    return _json({"error": str(error)}, 500)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # to nobody: he has left while he was asking
+
+
 def _access(request: Request) -> Access:
     access: Access = request.app.state.access
     return access
@@ -185,7 +194,7 @@ async def _login(request: Request) -> Response:
         return RedirectResponse("/", 303)
     if request.method == "GET":
         return HTMLResponse(_notice(Refusal(200, "A token is needed", "`parkit dashboard` has printed it where it was started.", True)))
-    form = parse_qs((await _body(request)).decode("latin-1"))
+    form = parse_qs((await _body(request) or b"").decode("latin-1"))
     if not access.matches(form.get("token", [""])[0].strip()):
         return HTMLResponse(_notice(Refusal(401, "That is not the token", "`parkit dashboard` has printed it where it was started.", True)), 401)
     if access.left() == 0:
@@ -194,12 +203,13 @@ async def _login(request: Request) -> Response:
     return _admitted(request)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request) -> bytes | None:
+    """Return what was sent; None if it is longer than anything that makes sense."""
     body = b""
     async for portion in request.stream():
         body += portion
         if len(body) > _LONGEST_BODY:
-            return b""
+            return None
     return body
 
 
@@ -225,7 +235,8 @@ async def _logs(request: Request) -> Response:
 
 
 def _find(path: str) -> Binding | None:
-    """Return an object by its path; one of parkit's own namespaces is allowed, too. An object that is no log has no entries, and does no harm."""
+    """Return an object by its path; one of parkit's own namespaces is allowed, too. An object that is no log has no
+    entries, or its items in their place, and does no harm."""
     namespace_name, separator, name = path.rpartition("/")
     try:
         namespace = state.named_namespace(namespace_name if separator else paths.DEFAULT_NAMESPACE)
@@ -284,14 +295,17 @@ async def _act(request: Request) -> Response:
     if action is None:
         return _json({"error": "there is no such action"}, 404)
     try:
-        arguments = json.loads(await _body(request) or b"{}")
+        body = await _body(request)
+        if body is None:  # and not as if nothing had been said: "clean" would then forget everything
+            raise ValueError(f"arguments have {_LONGEST_BODY:,} bytes at most")
+        arguments = json.loads(body or b"{}")
         if not isinstance(arguments, dict):
             raise TypeError("arguments are a JSON object")
         done = await action(**arguments)
     except Gone as error:
         return _json({"error": str(error)}, 404)
-    except (ParkitError, TimeoutError) as error:
+    except (ParkitError, OSError) as error:
         return _json({"error": str(error)}, 409)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return _json({"error": str(error)}, 400)
     return _json({"done": done})

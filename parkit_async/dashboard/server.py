@@ -54,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(listener: socket.socket, host: str) -> str:
     """Return the address to open in a browser."""
-    shown = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - it is compared, not bound to
+    shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - it is compared, not bound to
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
 
 

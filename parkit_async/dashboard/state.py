@@ -52,8 +52,8 @@ _LARGEST_FAILURE: Final = 1 << 20
 """Bytes of an error that is loaded: its traceback may be long."""
 _HIDDEN: Final = (paths.POOL_NAMESPACE, paths.SYSLOG_NAMESPACE)
 
-_begun: Final = time.time() - time.monotonic()
-"""When the monotonic clock was 0, once and for all: moments do not move when the clock on the wall is set."""
+_begun = time.time() - time.monotonic()
+"""When the monotonic clock was 0. It stays the same, so that moments do not move, until the clock on the wall was set or the machine has slept."""
 
 
 class Look(NamedTuple):
@@ -72,6 +72,10 @@ class Look(NamedTuple):
 
 def moment(age: float | None) -> float | None:
     """Return when something happened that was ``age`` seconds ago, to the hundredth."""
+    global _begun
+    begun = time.time() - time.monotonic()
+    if abs(begun - _begun) > 1.0:
+        _begun = begun
     return None if age is None else round(_begun + time.monotonic() - age, 2)
 
 

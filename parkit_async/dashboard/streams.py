@@ -48,6 +48,8 @@ _FIRST_BYTES: Final = 1 << 17
 """Bytes of an output that a page begins with."""
 _REST: Final = 0.1
 """Seconds between two events of one stream."""
+_LATEST: Final = 8.64e12
+"""Seconds since 1970 with which JavaScript's dates end."""
 _LOG_ID: Final = re.compile(r"(\d{1,20}):(\d{1,20})")
 _OUTPUT_ID: Final = re.compile(r"\d{1,19}")
 
@@ -78,6 +80,9 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":  # which has no body that could end it
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         tasks = [asyncio.ensure_future(ending) for ending in (self._pump(send), _left(receive), self._hub.closing.wait())]
         try:
             await asyncio.wait(tasks, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -166,12 +171,25 @@ def _entry(index: int, frame: bytes | None) -> dict[str, Any]:
     frame = bytes(frame or b"")
     try:
         record = load(frame)
-        if isinstance(record, dict) and {"time", "level", "message"} <= record.keys() and isinstance(record["time"], int | float):
-            words = {name: printable(str(record[name])) for name in ("level", "logger", "message", "pid", "process") if record.get(name) is not None}
-            return {"index": index, "time": float(record["time"]), **words}
     except NotPlain:
-        pass
+        record = None
+    if (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), str) for name in ("level", "message"))
+        and _is_number(record.get("time"), _LATEST)
+    ):
+        # Only words and numbers: a list can be small as a pickle, and endless as a text.
+        words = {
+            name: printable(str(record[name]))
+            for name in ("level", "logger", "message", "pid", "process")
+            if isinstance(record.get(name), str) or _is_number(record.get(name), 1 << 64)
+        }
+        return {"index": index, "time": float(record["time"]), **words}
     return {"index": index, "text": shown(frame)}
+
+
+def _is_number(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and abs(value) <= most  # which NaN is not, either
 
 
 # Output.

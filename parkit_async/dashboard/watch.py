@@ -62,8 +62,8 @@ _MOMENTS: Final = 300
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON, in one line."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return JSON, in one line; surrogates are escaped, as JSON has it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 class Topic:
@@ -242,7 +242,7 @@ class _Watcher:
                     if not isinstance(error, ParkitError | OSError):
                         _log.exception("the dashboard failed to look at the store")
                     self.failed(error)
-                    again = False
+                    self._early, again = 0, False
                 if again:
                     continue
                 _answer(answered)

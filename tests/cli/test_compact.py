@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,25 @@ def test_damage_is_refused(run: Run, folder: Path) -> None:
     content_before = (folder / "data.mdb").read_bytes()
     run("compact", "shop", code=1)
     assert (folder / "data.mdb").read_bytes() == content_before
+
+
+def test_a_copy_that_is_not_sound_takes_no_ones_place(run: Run, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "data.mdb").read_bytes()
+    monkeypatch.setattr(engine, "verify_file", lambda path: ["page 7 is used twice"])
+    assert "not sound (page 7 is used twice), so nothing was changed" in run("compact", "shop", code=1).stderr
+    assert (folder / "data.mdb").read_bytes() == before
+    assert leftovers(store) == [] and content() == EXPECTED
+
+
+def test_a_namespace_on_another_disk_is_compacted_there(run: Run, folder: Path, store: Path) -> None:
+    """It was an OSError, after all the copying: a file cannot be renamed from one disk to another."""
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(store).st_dev:
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        shutil.move(folder, f"{other}/shop")
+        folder.symlink_to(f"{other}/shop")
+        before = size(folder)
+        run("compact", "shop")
+        assert size(folder) < before / 5 and content() == EXPECTED
+        assert leftovers(store) == leftovers(folder) == []
+        close_all()

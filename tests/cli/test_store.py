@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from parkit import Dict, Log, Queue, set_namespace_size, set_namespace_synchronous
+from parkit import Dict, Log, ParkitError, Queue, set_namespace_size, set_namespace_synchronous
 from parkit_async._core import maintenance, paths
 from parkit_async._core.registry import close_all, open_namespace
 from tests.cli.conftest import Run, document, rows
@@ -284,8 +285,59 @@ def test_every_namespace_has_the_hidden_ones_last(store: Path) -> None:
     assert maintenance.every_namespace(store) == ["alps", "zoo", paths.POOL_NAMESPACE]
 
 
+@pytest.mark.parametrize("target", ["itself", "nothing"])
+def test_the_doctor_sees_a_namespace_that_is_a_link_to_nothing(target: str, run: Run, store: Path) -> None:
+    """It ended with an OSError that was not foreseen."""
+    Dict[str, int]("shop/stock")
+    Dict[str, int]("alps/heights")
+    close_all()
+    (folder,) = store.glob("shop~*")
+    folder.rename(store / "away")
+    folder.symlink_to(folder if target == "itself" else "missing")
+    assert any(folder.name in text for _, text, _ in states(run)["warning"])
+    assert [row[0] for row in rows(run("ls"))] == ["alps"]
+
+
 @pytest.mark.processes
 def test_doctor_is_heard_by_scripts(run_script: RunScript, store: Path) -> None:
     store.chmod(0o777)
     finished = run_script("import sys; from parkit_async.cli import main; sys.exit(main(['doctor']))", check=False)
     assert finished.exitcode == 1
+
+
+def test_that_somebody_has_it_open_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(maintenance.InUseError("open elsewhere", (1, 2))))
+    assert (type(error), str(error), error.pids) == (maintenance.InUseError, "open elsewhere", (1, 2))
+
+
+def test_a_backup_that_cannot_be_written_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    Dict[str, int]("shop/stock")["tea"] = 1
+
+    def in_the_way(name: str) -> None:
+        (draft,) = tmp_path.glob(".copy-*")
+        (paths.namespace_directory(draft, name) / "data.mdb").touch()
+
+    with pytest.raises(ParkitError, match=r"copying to .*copy-.*exists"):
+        maintenance.backup(store, str(tmp_path / "copy"), None, in_the_way)
+    assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == []
+    assert Dict[str, int]("shop/stock")["tea"] == 1
+
+
+def test_a_backup_of_outputs_leaves_out_what_goes_meanwhile_and_what_is_none(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_namespace(paths.POOL_NAMESPACE)  # of a pool that never was
+    outputs = store / maintenance.OUTPUT
+    (outputs / "folder").mkdir(parents=True)
+    for name in ("0", "1"):
+        (outputs / name).write_text(name)
+    copyfile = shutil.copyfile
+
+    def cleaned_meanwhile(source: str, target: Path) -> None:
+        if target.name == "0":
+            os.unlink(source)
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", cleaned_meanwhile)
+    maintenance.backup(store, str(tmp_path / "copy"), None)
+    assert os.listdir(tmp_path / "copy" / maintenance.OUTPUT) == ["1"]
+    assert (tmp_path / "copy" / maintenance.OUTPUT / "1").read_text() == "1"
+    assert maintenance.every_namespace(tmp_path / "copy") == [paths.POOL_NAMESPACE]

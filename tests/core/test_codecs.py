@@ -117,6 +117,7 @@ def test_json_gives_back_the_value(value: Any) -> None:
 
 @given(st.binary(max_size=3000), st.sampled_from([bytes, bytearray, memoryview]))
 def test_raw_gives_back_bytes(value: bytes, kind: type) -> None:
+    assert type(raw_codec.loads(memoryview(value))) is bytes and raw_codec.loads(memoryview(value)) == value
     assert same(decode(encode(kind(value), raw_codec), allowed={"raw"}), value)
 
 
@@ -408,6 +409,20 @@ def test_every_truncation_is_noticed(frame: bytes) -> None:
 def test_bytes_left_over_are_noticed(frame: bytes, tail: bytes) -> None:
     with pytest.raises(ValueError):
         decode(frame + tail)
+
+
+@pytest.mark.parametrize(
+    ("frame", "damage"),
+    [
+        (b"\x80\x05\x8c\x10ab.", "stored pickle was damaged: pickle data was truncated"),
+        (b"\x80\x05K\x01\x92.", "stored pickle was damaged"),
+        (b"\x06\x03\xff\xfe\xfdabc", "a codec name that is no text"),
+    ],
+    ids=["a text that is too short", "no opcode", "a codec without a name"],
+)
+def test_damage_inside_a_frame_is_told_from_errors_of_the_value(frame: bytes, damage: str) -> None:
+    with pytest.raises(FrameError, match=damage):
+        decode(frame, Reversed())
 
 
 @given(st.binary(max_size=200))

@@ -117,6 +117,15 @@ def test_a_child_reaped_by_another_thread_meanwhile(child: Child, watch: DeathWa
     assert watch.reap() is None
 
 
+def test_a_child_that_only_seems_to_be_over(child: Child, watch: DeathWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux shows a process as a zombie whose first thread has ended, while others still run."""
+    monkeypatch.setattr(deaths, "is_unreaped_child", lambda identity: True)
+    assert watch.reap() is None
+    child.leave(7)
+    assert readable(watch, PATIENCE)
+    assert watch.reap() == 7
+
+
 def test_a_stopped_child_is_not_dead(child: Child, watch: DeathWatch) -> None:
     child.process.send_signal(signal.SIGSTOP)
     os.waitpid(child.process.pid, os.WUNTRACED)

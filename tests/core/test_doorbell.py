@@ -94,6 +94,41 @@ def test_wait_ends_at_its_deadline(bell: Bell) -> None:
     assert not bell.wait(-1)
 
 
+def test_a_wait_that_is_longer_than_the_system_sleeps_goes_on(directory: SocketDirectory, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+
+    class Poll:
+        """One whose sleeps are over at once, and the bell rings in the third."""
+
+        def register(self, descriptor: Any, events: int) -> None:
+            assert descriptor.fileno() == bell.fileno()
+
+        def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
+            asked.append(milliseconds)
+            if len(asked) < 3:
+                return []
+            directory.send(bell.address)
+            return [(bell.fileno(), select.POLLIN)]
+
+    monkeypatch.setattr(select, "poll", Poll)
+    assert bell.wait(1e9)
+    assert asked == [2**31 - 1] * 3
+
+
+def test_an_interrupt_behind_the_binding_leaves_nothing(directory: SocketDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    bind = SocketDirectory.bind
+
+    def interrupted(self: SocketDirectory, made: list[tuple[socket.socket, int]] | None = None) -> tuple[socket.socket, int]:
+        bind(self, made)
+        raise KeyboardInterrupt
+
+    before = descriptors()
+    monkeypatch.setattr(SocketDirectory, "bind", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Bell(directory)
+    assert (files(directory), descriptors()) == (set(), before)
+
+
 def test_who_has_waited_shortly_looks_before_it_sleeps(directory: SocketDirectory, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doorbell, "LOOK", DEADLINE)  # however slow the machine is
     monkeypatch.setattr(doorbell, "_STALLED", DEADLINE)
@@ -361,6 +396,18 @@ def test_a_folder_in_tmp_that_others_have_or_may_enter_is_left_for_another_one(t
     assert descriptors() == before
 
 
+def test_a_record_of_the_name_in_tmp_that_is_something_else_is_refused(tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = deep(tmp_path)
+    monkeypatch.setattr(doorbell, "_SHARED_TEMPORARY", str(short))
+    monkeypatch.setattr(doorbell, "_DESCRIPTORS", str(tmp_path / "missing"))
+    before = descriptors()
+    (place / "sockets.secret").write_text("kept")
+    with pytest.raises(StoragePathError, match=r"there can be no socket to wait with in .*Invalid argument"):
+        SocketDirectory(place / "sockets")
+    assert (place / "sockets.secret").read_text() == "kept" and not list(short.iterdir())
+    assert descriptors() == before
+
+
 def test_loose_mode_of_our_own_folder_is_tightened(tmp_path: Path) -> None:
     (tmp_path / "sockets").mkdir()
     (tmp_path / "sockets").chmod(0o755)
@@ -536,6 +583,46 @@ def test_trouble_on_our_side_evicts_nobody(table: SharedTable, directory: Socket
     assert table.waiters({1: EVENT_ALL})
     assert ring(table, directory, {1: EVENT_ALL}) == 1
     assert bell.drain() == 1
+
+
+def test_a_directory_that_is_closed_meanwhile_evicts_nobody(table: SharedTable, directory: SocketDirectory, bell: Bell) -> None:
+    table.register(1, EVENT_ALL, bell.address)
+    closed = SocketDirectory(directory.path)
+    assert closed.send(bell.address)
+    closed.close()
+    ring(table, closed, {1: EVENT_ALL})
+    assert table.waiters({1: EVENT_ALL})
+    assert bell.drain() == 1
+    assert ring(table, directory, {1: EVENT_ALL}) == 1
+
+
+def test_of_two_threads_that_send_first_one_opens_the_socket(directory: SocketDirectory, bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Overtaken:
+        """The lock of the sender, got after another thread has had it."""
+
+        def __enter__(self) -> None:
+            self.other = directory._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    overtaken = Overtaken()
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "_sender_lock", overtaken)
+        assert directory.send(bell.address)
+    assert directory._sender is overtaken.other
+    assert bell.drain() == 1
+
+
+def test_what_is_known_of_addresses_stays_small(directory: SocketDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "_TRUSTED", 2)
+    bells = [Bell(directory) for _ in range(5)]
+    for _ in range(2):
+        assert all(directory.send(bell.address) for bell in bells)
+        assert len(directory._trusted) <= 2
+    assert [bell.drain() for bell in bells] == [2] * 5
+    for bell in bells:
+        bell.close()
 
 
 SLEEPER = """

@@ -210,7 +210,8 @@ def test_forked_child_takes_no_event_from_its_parent(file: Path, run_script: Run
             with open(sys.argv[1], "ab") as file:
                 file.write(b"x")
 
-        watch = FileWatch(sys.argv[1])
+        watch, closed = FileWatch(sys.argv[1]), FileWatch(sys.argv[1])
+        closed.close()
         write()
         child = os.fork()
         if not child:
@@ -219,6 +220,7 @@ def test_forked_child_takes_no_event_from_its_parent(file: Path, run_script: Run
             assert readable(watch)
             watch.drain()
             watch.close()
+            assert closed.fileno() == -1
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert readable(watch, 0)

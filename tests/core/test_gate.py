@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import parkit
 from parkit_async._core import gate as gate_module
 from parkit_async._core.gate import Gate
+from parkit_async._core.registry import close_all, open_namespace
 from tests.conftest import RunScript, Script, Spawn
 
 pytestmark = pytest.mark.processes
@@ -252,3 +254,16 @@ def test_files_are_private_and_not_inherited(gate: Gate, tmp_path: Path) -> None
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     for descriptor in (gate._gate, gate._turnstile):
         assert not os.get_inheritable(descriptor)
+
+
+def test_a_write_behind_the_end_is_refused_and_takes_nothing_along() -> None:
+    stock: parkit.Dict[str, int] = parkit.Dict("closed/stock")
+    stock["tea"] = 1
+    namespace = open_namespace("closed")
+    close_all()
+    for _ in range(2):
+        with pytest.raises(parkit.TransactionError, match="is closed in this process"):
+            stock["tea"] = 2
+        with pytest.raises(parkit.TransactionError, match="is closed in this process"), parkit.transaction(stock):
+            pass
+    assert namespace.turns.holder is None

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -323,6 +324,30 @@ def test_an_entry_that_makes_no_sense_kills_nobody(line: str, proc: Path) -> Non
         identity_of(os.getpid())
 
 
+@needs_proc
+def test_a_process_that_ends_while_its_entry_is_read_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    echo = Echo()
+
+    def open_and_lose(path: str, mode: str) -> IO[Any]:
+        file = open(path, mode)  # noqa: SIM115 - whoever asked for it closes it
+        if path == f"/proc/{echo.process.pid}/stat":
+            echo.close()
+        return file
+
+    monkeypatch.setattr(module, "open", open_and_lose, raising=False)
+    assert identity_of(echo.process.pid) is None
+
+
+def test_a_process_that_the_system_denies_has_no_identity(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(pid: int, number: int) -> None:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+    (proc / str(os.getpid()) / "stat").unlink()
+    monkeypatch.setattr(os, "kill", deny)
+    with pytest.raises(ProcessLookupError, match=f"does not show this process, {os.getpid()}"):
+        current()
+
+
 def test_an_entry_that_cannot_be_read_kills_nobody(proc: Path) -> None:
     here = current()
     (proc / str(os.getpid()) / "stat").unlink()
@@ -570,3 +595,13 @@ def test_a_sandbox_that_forbids_pidfds(number: int, monkeypatch: pytest.MonkeyPa
         assert echo.process.wait(PATIENCE) == -signal.SIGTERM
     finally:
         echo.close()
+
+
+@pytest.mark.skipif(not LINUX, reason="a pidfd is Linux's")
+def test_that_there_is_no_descriptor_left_does_not_mean_that_there_are_no_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, flags: int = 0) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        open_pidfd(os.getpid())

@@ -76,11 +76,15 @@ class Interrupter:
             return True
         finally:
             sys.settrace(None)
-            self._previous.clear()
+            self.forget()
         return False
 
+    def forget(self) -> None:
+        """Let go of the frames that were traced."""
+        self._previous.clear()
 
-def _is_free(gate: str) -> bool:
+
+def is_free(gate: str) -> bool:
     descriptor = os.open(gate, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +185,7 @@ def run_at_every_point(operation: Callable[[], object], namespace: Namespace, d:
         assert not contexts, f"a context is open after {where}"
         assert not any(namespace.table._occupancy), f"a wait is registered after {where}"
         assert namespace.pinned() == [], f"a snapshot is open after {where}"
-        assert _is_free(str(namespace.directory / "gate")), f"the gate is held after {where}"
+        assert is_free(str(namespace.directory / "gate")), f"the gate is held after {where}"
         d["after"] = points
         q.clear()
         log.append(0)

@@ -564,6 +564,9 @@ def test_damaged_keys_are_a_key_or_a_value_error(key: Any, data: st.DataObject) 
         bytes([keys.TAG_FROZENSET]) + encode(2) + encode(1),
         bytes([keys.TAG_FROZENSET]) + encode(1) + encode(1),
         encode(5) + b"\x00",
+        encode(Fraction(1, 3))[:-2] + b"\x04\x00",  # 1/4, which has digits of its own
+        encode(Fraction(1, 3))[:-2] + b"\x00",  # 1/0
+        encode(timedelta(1))[:-8] + b"\x00\x01\x51\x80" + bytes(4),  # 1 day and 86400 seconds
     ],
 )
 def test_hostile_encodings_are_refused(data: bytes) -> None:

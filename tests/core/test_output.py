@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import select
@@ -87,6 +88,18 @@ def file(store: Path) -> Path:
 def append(path: Path, data: bytes) -> None:
     with path.open("ab") as writer:
         writer.write(data)
+
+
+def calls_of(output: Output, store: Path) -> list[Callable[[], object]]:
+    """Return what reads an output, makes it and removes it."""
+    return [
+        output.read,
+        lambda: list(output.lines()),
+        Follower(output).take,
+        lambda: Follower(output).watch,
+        lambda: output_files.create(output.path),
+        lambda: remove(store, UUID),
+    ]
 
 
 def notice(limit: int) -> str:
@@ -201,6 +214,35 @@ def test_worker_that_was_started_without_streams(store: Path, tmp_path: Path, cl
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, str(script), str(tmp_path / "done")], check=True, env=environment)
     assert (tmp_path / "done").read_text() == "done"
+
+
+@pytest.mark.processes
+def test_worker_that_has_little(store: Path, run_script: RunScript) -> None:
+    """Few descriptors, one of the standard ones closed, and a Python without ctypes: what is written is captured, but for what C keeps back."""
+    run_script(
+        """
+import os, resource, sys
+from parkit_async._core.output import Output
+from parkit_async._core import capture
+
+sys.modules["ctypes"] = None
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+capture.prepare_streams()
+os.close(1)
+worker = capture.Capture(os.environ["PARKIT_STORAGE_PATH"])
+for number in (1, 2):
+    uuid = f"{number:032x}"
+    worker.begin(uuid)
+    print("out")
+    os.system("echo child")
+    worker.end()
+    found = Output(os.environ["PARKIT_STORAGE_PATH"], uuid).text()
+    assert found == "out\\nchild\\n", found
+print("nowhere", flush=True)
+worker.close()
+"""
+    )
+    assert sorted(file.name for file in (store / "output").iterdir()) == [f"{1:032x}", f"{2:032x}"]
 
 
 @pytest.mark.processes
@@ -396,6 +438,29 @@ def test_folder_that_is_none_is_refused(store: Path) -> None:
         Capture(store)
 
 
+def test_what_the_system_refuses_is_told_with_the_path(store: Path) -> None:
+    """Here a file where a folder should be; a disk that is broken, or full, is told of likewise."""
+    (store / "output").touch()
+    none = Output(store, UUID)
+    calls: list[Callable[[], object]] = [*calls_of(none, store), lambda: Capture(store / "output"), lambda: sweep(store / "output", ())]
+    for call in calls:
+        with pytest.raises(StoragePathError, match=rf"^{store}/output.*, which holds the output of a process, cannot be used: Not a directory; "):
+            call()
+    assert none.size() == 0
+    (store / "output").unlink()
+    Path(none.path).mkdir(parents=True)
+    with pytest.raises(StoragePathError, match=rf"{UUID}, which holds .*: Is a directory"):
+        remove(store, UUID)
+
+
+def test_what_a_target_has_closed_is_closed_no_more(store: Path) -> None:
+    capture = Capture(store)
+    for descriptor in capture._originals:
+        os.close(descriptor)
+    capture.close()
+    capture.close()
+
+
 @pytest.mark.processes
 def test_second_run_at_once_is_refused(run_worker: RunScript) -> None:
     run_worker(
@@ -587,6 +652,28 @@ def test_cut_at_the_limit(file: Path, store: Path, written: str, limit: int, kep
     assert list(Output(store, UUID).lines()) == expected.splitlines()
 
 
+def test_output_that_goes_or_cannot_be_cut(file: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(file, b"x" * 100)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", refuse)
+        with pytest.raises(StoragePathError, match=f"{UUID}, which holds the output of a process, cannot be used: {os.strerror(errno.EIO)}"):
+            enforce(store, UUID, 10)
+    assert file.read_bytes() == b"x" * 100, "nothing is cut off without a notice"
+
+    def clean(path: str) -> int:
+        size = output_files.size_of(path)
+        os.unlink(path)
+        return size
+
+    monkeypatch.setattr(output, "size_of", clean)
+    assert not enforce(store, UUID, 10)
+    assert not file.exists(), "it is not made again"
+
+
 def test_lines_end_with_the_notice(file: Path, store: Path) -> None:
     append(file, b"abc\n" * 5)
     enforce(store, UUID, 8)
@@ -622,6 +709,15 @@ def test_follower_finds_a_notice_far_from_the_end(file: Path, store: Path, follo
     assert enforce(store, UUID, 10_000)
     append(file, b"beyond\n" * 1000)
     assert follower.finish() == [notice(10_000)]
+
+
+def test_follower_takes_no_copy_for_the_notice(file: Path, follower: Follower) -> None:
+    """The target has cut its output itself; what it writes then has a notice, but not where one would stand."""
+    append(file, b"first\n" * 100)
+    assert len(follower.take()) == 100
+    os.truncate(file, 0)
+    append(file, f"again\n{notice(3)}\nend\n".encode())
+    assert follower.take() == ["again", notice(3), "end"]
 
 
 def test_copy_of_a_notice_is_a_line_like_others(file: Path, follower: Follower) -> None:
@@ -800,6 +896,17 @@ def test_timeout_is_without_a_new_line(follow: Callable[..., Iterator[str]], fil
         follow(timeout=-1)
 
 
+def test_timeout_may_be_longer_than_the_system_sleeps_at_once(
+    follow: Callable[..., Iterator[str]], file: Path, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_LONGEST_POLL_MS", 1)
+    append(file, b"part of a line")
+    deadline = time.monotonic() + 0.02
+    assert list(follow(timeout=0.02)) == []
+    assert time.monotonic() >= deadline, "it is not over when one sleep is"
+    assert bell.looks == 2, "before the watch was made, and behind that"
+
+
 def test_timeout_passes_although_the_bell_rings(follower: Follower, bell: Bell) -> None:
     def ringing() -> bool:
         bell.ring()
@@ -881,7 +988,7 @@ def test_removing(file: Path, store: Path) -> None:
     remove(store, UUID)
 
 
-def test_sweeping(file: Path, store: Path) -> None:
+def test_sweeping(file: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(store.parent, ()) == 0
     old = time.time() - 3600
     unknown = "0" * 32
@@ -889,5 +996,7 @@ def test_sweeping(file: Path, store: Path) -> None:
         (file.parent / name).touch()
         os.utime(file.parent / name, (old, old))
     (file.parent / ("1" * 32)).touch()
+    really_list = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*really_list(folder), "2" * 32])  # gone when it is looked at: its process was cleaned
     assert sweep(store, {UUID}) == 2
-    assert set(os.listdir(file.parent)) == {UUID, "readme", "1" * 32}, "a file made just now may belong to a process that is not known yet"
+    assert set(really_list(file.parent)) == {UUID, "readme", "1" * 32}, "a file made just now may belong to a process that is not known yet"

@@ -145,6 +145,13 @@ def test_a_link_to_nowhere_is_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "gone").exists()
 
 
+def test_a_store_that_is_removed_as_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "sync_directory", lambda parent: (tmp_path / "new").rmdir())
+    with pytest.raises(StoragePathError, match="cannot be used") as caught:
+        open_store(tmp_path / "new")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
 def test_what_the_system_refuses_is_a_storage_path_error(tmp_path: Path) -> None:
     for impossible in (tmp_path / ("x" * 300), tmp_path / "a\0b"):
         with pytest.raises(StoragePathError, match="cannot be used") as caught:
@@ -208,6 +215,19 @@ def test_a_way_over_a_link_of_another_user_is_refused(tmp_path: Path, foreign_li
         open_store(link / "store")
 
 
+@pytest.mark.parametrize("target", ["{}/link/store", "../x/./../link/store"], ids=["absolute", "relative"])
+def test_a_link_of_ones_own_does_not_lead_over_one_of_another_user(target: str, tmp_path: Path, foreign_links: set[Path]) -> None:
+    store = open_store(tmp_path / "real" / "store")
+    (tmp_path / "x").mkdir()
+    link, own = tmp_path / "link", tmp_path / "x" / "own"
+    link.symlink_to("real")
+    own.symlink_to(target.format(tmp_path))
+    assert open_store(own) == store
+    foreign_links.add(link)
+    with pytest.raises(StoragePathError, match=f"the symbolic link '{re.escape(str(link))}' belongs to user {STRANGER}"):
+        open_store(own)
+
+
 def test_a_namespace_behind_a_link_must_be_a_link_of_ones_own(store: Path, tmp_path: Path, foreign_links: set[Path]) -> None:
     directory = namespace_directory(store, "shop")
     directory.rename(tmp_path / "other-disk")
@@ -249,11 +269,29 @@ def test_the_file_system_is_found_where_the_system_tells(store: Path) -> None:
     assert (paths._file_system(str(store)) is not None) == linux
 
 
+def test_without_proc_no_file_system_is_known(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: str, **options: Any) -> Any:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr(paths, "open", missing, raising=False)
+    assert paths._file_system(store) is None
+    assert open_store(store) == store
+
+
 @pytest.mark.parametrize("file_system", ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs"])
 def test_a_network_file_system_is_refused(file_system: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_file_system", lambda path: file_system)
     with pytest.raises(StoragePathError, match=rf"network file system \({re.escape(file_system)}\).*choose a folder on a local disk"):
         open_store(store)
+
+
+def test_a_namespace_behind_a_link_is_not_on_a_network_file_system(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = namespace_directory(store, "shop")
+    directory.rename(tmp_path / "mounted")
+    directory.symlink_to(tmp_path / "mounted")
+    monkeypatch.setattr(paths, "_file_system", lambda path: "nfs4" if Path(path).samefile(tmp_path / "mounted") else "ext4")
+    with pytest.raises(StoragePathError, match=r"the folder of namespace 'shop', .* is on a network file system \(nfs4\)"):
+        namespace_directory(store, "shop")
 
 
 @pytest.mark.parametrize("file_system", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fuseblk", "virtiofs", None])
@@ -324,6 +362,16 @@ def test_the_namespaces_of_a_store_that_is_gone(tmp_path: Path) -> None:
         list_namespaces(tmp_path / "gone")
     with pytest.raises(StoragePathError, match="cannot be used"):
         namespace_directory(tmp_path / "gone", "a")
+
+
+def test_trouble_in_a_listing_leaves_nobody_out(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(path: Any, flags: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    namespace_directory(store, "shop")
+    monkeypatch.setattr(paths, "open_file", exhausted)
+    with pytest.raises(StoragePathError, match=r"Too many open files.*ulimit -n"):
+        list_namespaces(store)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from parkit_async._core.settings import check_pool_option, check_synchronous, default_synchronous, get_storage_path, set_storage_path
+from parkit_async._core.settings import (
+    check_pool_option,
+    check_synchronous,
+    default_pool_size,
+    default_synchronous,
+    get_storage_path,
+    set_storage_path,
+)
 from tests.conftest import RunScript
 
 
@@ -115,3 +122,10 @@ def test_times_that_nobody_can_wait_are_refused(name: str, seconds: float) -> No
     """With such a grace period a process that left a thread behind lost its result: what ends its worker then could not be set."""
     with pytest.raises(ValueError, match=f"{name} is more than a billion seconds"):
         check_pool_option(name, seconds)
+
+
+def test_a_pool_has_a_worker_for_each_processor_where_the_system_tells_of_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for processors, size in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda found=processors: found)
+        assert default_pool_size() == size

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import mmap
 import os
 import stat
 import sys
@@ -90,6 +92,30 @@ def test_failing_to_open_leaves_nothing(tmp_path: Path) -> None:
                 SharedTable(tmp_path / name)
     assert descriptors() == before
     assert not (tmp_path / "target").exists()
+
+
+def test_a_table_that_finds_no_memory_leaves_nothing_and_can_be_opened_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an OSError that said nothing of the store."""
+
+    def exhausted(*arguments: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    before = descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", exhausted)
+        for _ in range(2):
+            with pytest.raises(StoragePathError, match=r"cannot map the shared table .*table: Cannot allocate memory; .*ulimit -v"):
+                SharedTable(tmp_path / "table")
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            SharedTable(tmp_path / "table")
+    assert descriptors() == before
+    SharedTable(tmp_path / "table").close()
 
 
 def test_close_is_idempotent_and_leaves_nothing(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_an_operation_is_either_claimed_or_revoked() -> None:
     assert not run.revoke() and not run.done
     gone = Operation(nothing, ())
     assert gone.revoke() and gone.done
-    assert not gone.claim() and not gone.revoke()
+    assert not gone.claim() and gone.revoke(), "whoever was interrupted asks again"
 
 
 def test_outcome_is_the_result_or_the_error() -> None:
@@ -342,3 +342,8 @@ def test_outcome_is_the_result_or_the_error() -> None:
     operation.error = KeyError("absent")
     with pytest.raises(KeyError, match="absent"):
         operation.outcome()
+
+
+def test_a_grant_is_acted_on_once() -> None:
+    request = lease()
+    assert request.claim() and not request.claim()

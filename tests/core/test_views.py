@@ -18,7 +18,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from parkit_async._core import fork
+from parkit_async._core import fork, views
 from parkit_async._core.codecs import decode, encode, encode_keyed, raw_codec
 from parkit_async._core.errors import ContextError
 from parkit_async._core.views import ViewScope
@@ -217,6 +217,13 @@ def test_an_array_raises_numpys_own_errors_after_close(revoked: Any, error: type
         operation(revoked)
 
 
+def test_what_a_revoked_array_gives_back_has_no_attributes(revoked: Any) -> None:
+    left = revoked.item()
+    with pytest.raises(ContextError, match="has ended"):
+        left.size
+    assert not hasattr(left, "__array_interface__")
+
+
 def test_repr_of_a_revoked_array_tells_what_happened(revoked: Any) -> None:
     assert repr(revoked) == "array(<view of a transaction that has ended>, dtype=object)"
 
@@ -318,6 +325,31 @@ def test_a_slice_of_a_memoryview_keeps_its_value(store: Store) -> None:
     assert store.ended == 1
 
 
+def test_a_buffer_made_of_a_view_by_hand_keeps_its_value(store: Store) -> None:
+    store.put(b"a", encode(b"x" * SIZE, raw_codec))
+    scope, raw = store.read(b"a")
+    view = load(scope, raw)
+    taken = memoryview(view), pickle.PickleBuffer(view)
+    with pytest.warns(ResourceWarning, match="1 of the buffers"):
+        scope.close()
+    store.overwrite(3)
+    assert bytes(taken[0]) == bytes(taken[1]) == b"x" * SIZE
+    del view, taken
+    assert store.ended == 1
+
+
+def test_a_subclass_of_an_array_is_not_revoked_if_it_is_tracked(store: Store) -> None:
+    store.put(b"a", encode(np.arange(SIZE)))
+    scope, raw = store.read(b"a")
+    tracked = np.frombuffer(scope.view(raw)[-8 * SIZE :], np.int64).view(Subclass)
+    scope.track(tracked)
+    with pytest.warns(ResourceWarning):
+        scope.close()
+    assert len(tracked) == SIZE
+    del tracked
+    assert store.ended == 1
+
+
 def test_the_warning_as_an_error_comes_after_the_work(store: Store) -> None:
     store.put(b"a", encode([np.arange(SIZE), b""]))
     scope, raw = store.read(b"a")
@@ -335,6 +367,23 @@ def test_the_warning_as_an_error_comes_after_the_work(store: Store) -> None:
 
 
 # -- the end
+
+
+def test_a_view_that_is_taken_while_another_thread_closes_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(b"a", encode(b"x" * SIZE, raw_codec))
+    scope, raw = store.read(b"a")
+    export = views._export
+
+    def meanwhile(raw: memoryview) -> Any:
+        thread = threading.Thread(target=scope.close)
+        thread.start()
+        thread.join()
+        return export(raw)
+
+    monkeypatch.setattr(views, "_export", meanwhile)
+    with pytest.raises(ContextError, match="was ended by another thread"):
+        load(scope, raw)
+    assert scope.released and store.ended == 1
 
 
 def test_close_is_idempotent_and_final(store: Store) -> None:

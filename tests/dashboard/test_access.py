@@ -57,6 +57,8 @@ def test_the_token_comes_as_header_cookie_or_query(access: Access) -> None:
     assert status(access, scope(cookie=f"parkit-7275={TOKEN}")) == 401
     assert status(access, scope(cookie=f"parkit-7276={access.cookie}")) == 401
     assert status(access, scope(authorization="Bearer \xe4")) == 401, "what is no ASCII is no error"
+    umlauts = Access("ein-schlüssel-mit-umlaut")
+    assert status(umlauts, scope(**bearer("ein-schlüssel-mit-umlaut".encode().decode("latin-1")))) == 200, "as programs send it"
 
 
 def test_an_expired_token_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,5 +205,5 @@ def test_this_user_needs_no_token_unless_he_comes_through_others() -> None:
             ends = {"client": peer, "server": end.getsockname()}
             assert not Access(TOKEN).needs_token({**scope(), **ends})
             assert Access(TOKEN, require_token=True).needs_token({**scope(), **ends})
-            for header in ("x_forwarded_for", "forwarded", "x_real_ip", "via"):
+            for header in ("x_forwarded_for", "x_forwarded_proto", "forwarded", "x_real_ip", "via"):
                 assert Access(TOKEN).needs_token({**scope(**{header: "x"}), **ends})

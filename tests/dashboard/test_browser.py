@@ -220,6 +220,21 @@ def test_queues_and_overview(page: Browser, other: Script) -> None:
     assert "V" in page.run("return document.querySelector('#queue-rows .steps').getAttribute('d')")
     tell(other, "orders.drop()")
     page.until("document.querySelectorAll('#queue-rows tr').length === 0")
+    tell(other, "orders = Queue('shop/orders')")
+    page.until("document.querySelector('#queue-rows svg').getAttribute('aria-label') === 'now 0, at most 0'")  # what was dropped is forgotten
+    assert page.errors() == []
+
+
+def test_what_is_not_shown_is_counted(page: Browser, other: Script) -> None:
+    tell(other, "many = lambda name, number: [Process(f'{name}/p{at}', target=abs) for at in range(number)]")
+    tell(other, "with transaction('shop'): many('shop', 160)")
+    tell(other, "with transaction('mill'): many('mill', 201)")
+    page.until("document.querySelector('#process-note').textContent === '61 older processes not shown.'")
+    assert page.run("return document.querySelectorAll('#process-rows tr').length") == 300
+    page.run("const search = document.querySelector('#search'); search.value = 'none'; search.dispatchEvent(new Event('input'))")
+    page.until("document.querySelector('#process-note').textContent === 'None is like that. 1 older process not shown.'")
+    tell(other, "with transaction('mill'): [Log(f'mill/log{at}') for at in range(201)]")
+    page.until("document.querySelector('#log-note').textContent === '1 more log not shown.'")
     assert page.errors() == []
 
 
@@ -261,6 +276,23 @@ def test_logs(page: Browser, other: Script) -> None:
     page.run("const choice = document.querySelector('#log-choice'); choice.value = 'shop/sales'; choice.dispatchEvent(new Event('change'))")
     page.until("document.querySelector('#log-lines').textContent.includes(\"{'tea': 3}\")")
     assert page.errors() == []
+
+
+def test_a_stream_that_was_refused_is_taken_up_again(page: Browser, other: Script) -> None:
+    """As when a proxy says 502 while the dashboard is started again: a browser does not ask a second time by itself."""
+    tell(other, "sales = Log('shop/sales'); sales.append('tea')")
+    page.until("[...document.querySelectorAll('#log-choice option')].some((option) => option.value === 'shop/sales')")
+    page.run("window.Real = EventSource; window.EventSource = class extends Real { constructor() { super('/nowhere'); } }")
+    page.run("const choice = document.querySelector('#log-choice'); choice.value = 'shop/sales'; choice.dispatchEvent(new Event('change'))")
+    page.until("document.querySelector('#log-lines').childElementCount === 0 && performance.getEntriesByName(`${location.origin}/nowhere`).length")
+    tell(other, "speak = Process('shop/speak', target=abs)")
+    page.until(row("shop/speak"))
+    page.run(f"{row('shop/speak')}.querySelector('button.name').click()")
+    page.until("document.querySelector('#drawer-state').textContent === 'not followed any more'")
+    page.press("\ue00c")  # Escape
+    page.run("window.EventSource = Real")
+    tell(other, "sales.append('salt')")
+    page.until("document.querySelector('#log-lines').textContent.includes('salt')")
 
 
 def test_namespaces_waiters_and_snapshots(page: Browser, other: Script) -> None:
@@ -330,7 +362,34 @@ def test_the_pool_is_resized_and_cleaned(page: Browser) -> None:
     page.click("#confirm-ok")
     page.until("document.querySelectorAll('#process-rows tr').length === 0")
     assert list(parkit.processes()) == []
-    parkit.set_pool_size(POOL_SIZE)
+    page.click("#pool-actions [data-key=Resize]")
+    page.until("document.activeElement.id === 'confirm-number'")
+    page.run("document.querySelector('#confirm-number').value = 5000")
+    page.press("\ue007")  # Enter
+    assert page.run("return document.querySelector('#confirm').open"), "so many are not allowed"
+    page.click("#confirm-cancel")
+    page.until("!document.querySelector('#confirm').open")
+    assert parkit.get_pool_size() == 1
+    page.click("#pool-actions [data-key=Resize]")
+    page.until("document.activeElement.id === 'confirm-number'")
+    page.run(f"document.querySelector('#confirm-number').value = {POOL_SIZE}")
+    page.press("\ue007")
+    page.until("document.querySelector('#overview').textContent.includes('of 2 workers wanted')")
+    assert parkit.get_pool_size() == POOL_SIZE and page.errors() == []
+
+
+def test_what_a_button_has_done_is_said_where_one_looks(page: Browser) -> None:
+    process = Process("shop/speak", target=speak)
+    process.start()
+    page.until(f"{row('shop/speak')}.querySelector('.status').textContent === 'running'")
+    page.run(f"{row('shop/speak')}.querySelector('button.name').click()")
+    page.click("#drawer-actions [data-key=Kill]")
+    page.click("#confirm-ok")
+    page.until("document.querySelector('.toast').textContent === 'shop/speak is killed.'")
+    assert page.run("return document.querySelector('.toast').matches('#drawer[open] *')"), "beside an open dialog it is inert"
+    page.click("#drawer-close")
+    page.until("!document.querySelector('#drawer').open && document.querySelector('body > #toasts')")
+    assert process.join(DEADLINE) and page.errors() == []
 
 
 def test_the_pool_is_stopped_and_started(shared_browser: Browser, swept: None, own_pool: Pool, start_dashboard: Callable[..., Dashboard]) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 import parkit
 from parkit import Log, Process, Queue
-from parkit_async._core.registry import open_namespace
+from parkit_async._core.registry import close_all, open_namespace
 from tests.conftest import ROOT, Spawn
 from tests.dashboard.conftest import DEADLINE, Dashboard
 from tests.dashboard.test_access import STRANGER, TOKEN, linux
@@ -107,6 +107,33 @@ def test_what_is_not_there(dashboard: Dashboard) -> None:
     assert dashboard.client.post("/events", headers=JSON).status_code == 405
 
 
+def test_what_cannot_be_read_is_told(start_dashboard: Starts, store: Path) -> None:
+    Log[int]("shop/sales").append(1)
+    directory = open_namespace("shop").directory
+    close_all()
+    (directory / "data.mdb").write_bytes(b"x" * 8192)
+    dashboard = start_dashboard()
+    for path in ("/logs?path=shop/sales", "/output?name=shop/report", "/api/process?name=shop/report"):
+        answer = dashboard.get(path)
+        assert answer.status_code == 500 and str(directory) in answer.json()["error"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "parkit_up 0" in dashboard.get("/metrics").text.splitlines()
+    dashboard.command.process.terminate()
+    assert dashboard.command.finish().stderr == ""
+
+
+def test_whoever_leaves_while_he_asks_is_no_error(start_dashboard: Starts, store: Path) -> None:
+    dashboard = start_dashboard()
+    host, port = dashboard.address.removeprefix("http://").rstrip("/").split(":")
+    fields = b" HTTP/1.1\r\nHost: localhost\r\nVia: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+    with socket.create_connection((host, int(port))) as hasty:
+        hasty.sendall(b"POST /login" + fields + b"Expect: 100-continue\r\n\r\n")
+        assert hasty.recv(100).startswith(b"HTTP/1.1 100"), "the dashboard reads"
+    assert dashboard.get("/api/state").status_code == 200
+    dashboard.command.process.terminate()
+    assert dashboard.command.finish().stderr == ""
+
+
 def test_metrics_are_those_of_now(dashboard: Dashboard) -> None:
     orders: Queue[int] = Queue("shop/orders")
     for depth in (1, 2):
@@ -169,6 +196,16 @@ def test_processes_are_killed_and_cleaned(dashboard: Dashboard) -> None:
     assert dashboard.act("clean", statuses=["nonsense"]).status_code == 400
     assert dashboard.act("clean", nonsense=1).status_code == 400
     assert list(parkit.processes()) == []
+
+
+def test_arguments_that_cannot_be_read_are_not_left_out(dashboard: Dashboard) -> None:
+    process = Process("shop/one", target=abs, args=(1,))
+    process.start()
+    assert process.join(DEADLINE)
+    for content in (b" " * 70_000 + b'{"statuses": ["failed"]}', b"[" * 60_000, b'{"\\ud800": 1}', b"\xff"):
+        answer = dashboard.client.post("/api/actions/clean", content=content, headers=JSON)
+        assert answer.status_code == 400 and answer.json()["error"]
+    assert process.exists
 
 
 def test_the_pool_is_resized(dashboard: Dashboard) -> None:
@@ -282,6 +319,41 @@ def test_a_given_token(start_dashboard: Starts, tmp_path: Path) -> None:
     assert dashboard.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
+def test_a_given_token_may_end_in_a_new_line(start_dashboard: Starts, store: Path) -> None:
+    dashboard = start_dashboard("--require-token", PARKIT_DASHBOARD_TOKEN=f"{TOKEN}\n")
+    assert dashboard.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+@linux
+def test_a_name_for_this_machine_alone_is_no_other_machines(start_dashboard: Starts, store: Path) -> None:
+    dashboard = start_dashboard("--host", "localhost")
+    assert dashboard.token == "" and dashboard.address.startswith("http://localhost:")
+    dashboard.command.process.terminate()
+    assert dashboard.command.finish().stderr == "", "no warning that others can read along"
+
+
+def test_a_browser_that_is_waited_for_gets_the_page(start_dashboard: Starts, store: Path, tmp_path: Path) -> None:
+    """As with the browsers of a terminal: they end when their user is done with the page."""
+    with socket.create_server(("127.0.0.1", 0)) as told:
+        told.settimeout(DEADLINE)
+        browser = tmp_path / "browser"
+        browser.write_text(
+            f"""#!{sys.executable}
+import socket, sys, urllib.request
+try:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open(sys.argv[1], timeout={DEADLINE / 4}) as answer:
+        said = str(answer.status)
+except OSError as error:
+    said = str(error)
+socket.create_connection({told.getsockname()}).sendall(said.encode())
+"""
+        )
+        browser.chmod(0o700)
+        start_dashboard("--open", BROWSER=str(browser), PYTHONWARNINGS="")
+        with told.accept()[0] as end:
+            assert end.recv(1000) == b"200" or not Path("/proc/net/tcp").exists()
+
+
 def test_read_only(start_dashboard: Starts, store: Path) -> None:
     dashboard = start_dashboard("--read-only")
     assert dashboard.get("/api/state").json()["read_only"] is True
@@ -350,6 +422,11 @@ def test_a_signal_ends_it_at_once_with_pages_open(start_dashboard: Starts, store
     assert ended.is_set() and finished.exitcode == code
     assert finished.stderr == ""
     assert os.listdir(store / "sockets") == []
+
+
+def test_the_head_of_a_stream_has_an_end(dashboard: Dashboard) -> None:
+    for path in ("/events", "/metrics"):  # by the same connection, one after the other
+        assert dashboard.client.head(path).status_code == 200
 
 
 def test_a_page_that_asks_slowly_does_not_hold_up_others(dashboard: Dashboard) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def test_a_store_that_rests_has_the_same_documents() -> None:
     assert look() == look()
     assert state.store_document() == state.store_document()
     assert state.pool_document() == state.pool_document()
+
+
+def test_moments_follow_the_clock_on_the_wall_when_the_machine_has_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "_begun", time.time() - time.monotonic() - 8 * 3600)
+    now = state.moment(0.0)
+    assert now is not None and abs(now - time.time()) < 3600, "and not eight hours ago"
 
 
 def test_objects_of_a_users_class_are_told_by_what_they_hold() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -108,6 +109,33 @@ async def test_records_and_other_entries() -> None:
     assert first == {"index": 0, "time": 12.5, "level": "ERROR", "logger": "shop", "message": "no\\ud800 tea", "pid": "7"}
     assert second["text"].startswith("{'time': 'yesterday'") and third["text"] == "'plain'"
     assert fourth["text"] == "<a builtins.Exception, not loaded>"
+    await follower.close()
+    await aclose()
+
+
+async def test_records_that_a_page_could_not_show_are_shown_as_text() -> None:
+    def endless() -> list[Any]:
+        found: list[Any] = []
+        for _ in range(22):
+            found = [found, found]
+        return found
+
+    def without_number() -> uuid.UUID:
+        found = uuid.uuid4()
+        object.__setattr__(found, "int", "seven")
+        return found
+
+    times: list[Any] = [float("inf"), float("nan"), 1e300, 10**400, None]
+    words: list[Any] = [endless(), without_number(), 10**5000, None, 1]
+    log: Log[Any] = Log("shop/odd")
+    log.extend({"time": time, "level": "INFO", "message": "tea"} for time in times)
+    log.extend({"time": 1.0, "level": "INFO", "message": word} for word in words)
+    log.append({"time": 1, "level": None, "message": "tea"})
+    log.append({"time": 1, "level": "INFO", "message": "tea", "logger": endless(), "pid": 10**5000, "process": "shop/report"})
+    follower = Follower(streams.entries(binding_of(log), None))
+    _, data = await follower.next()
+    assert len(data["entries"]) == 12 and all(len(entry["text"]) <= 2000 for entry in data["entries"][:-1])
+    assert data["entries"][-1] == {"index": 11, "time": 1.0, "level": "INFO", "message": "tea", "process": "shop/report"}
     await follower.close()
     await aclose()
 

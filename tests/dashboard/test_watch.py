@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 
 from parkit import Dict, Queue
 from parkit_async import aclose
+from parkit_async._core.errors import StoragePathError
 from parkit_async._core.filewatch import FileWatch
 from parkit_async._core.registry import close_all, open_namespace
 from parkit_async._core.waiting import counters
 from parkit_async.dashboard import state, streams
-from parkit_async.dashboard.watch import Hub
+from parkit_async.dashboard.watch import Hub, encode
 from tests.conftest import Script, Spawn
 
 DEADLINE = 20.0
@@ -225,6 +227,32 @@ async def test_what_fails_unforeseen_is_told_and_tried_again(monkeypatch: pytest
         hub.refresh()
         await seen.until("namespace:shop", lambda shop: shop.get("queues"))
     assert "failed to look at the store" in caplog.text
+
+
+async def test_what_fails_is_not_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    Queue[int]("shop/orders")
+    real = state.namespace_document
+    looks = 0
+
+    def look(namespace: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            raise StoragePathError("the disk is gone")
+        return real(namespace)._replace(objects=frozenset(), behind=True)
+
+    async with page() as (hub, seen):
+        await seen.until("namespace:shop", bool)  # the namespace is open, and nothing was too early
+        watcher = hub._watchers["namespace:shop"]
+        await hub.settled()
+        monkeypatch.setattr(state, "namespace_document", look)
+        hub.refresh()
+        assert await seen.until("namespace:shop", lambda shop: shop.get("error")) == "the disk is gone"
+        assert watcher._early == 0, "or it would look ten times a second"
+
+
+def test_json_carries_any_text() -> None:
+    assert encode("no\ud800 tea") == b'"no\\ud800 tea"' and json.loads(encode("no\ud800 tea")) == "no\ud800 tea"
 
 
 async def test_a_commit_that_readers_do_not_see_yet_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:

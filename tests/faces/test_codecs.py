@@ -208,6 +208,15 @@ def test_a_namespace_can_be_limited_to_codecs_that_run_no_code(face: Face, codec
             make()["k"] = "v"
 
 
+def test_what_a_limited_namespace_refuses_is_refused_in_bulk_too(face: Face) -> None:
+    face.set_namespace_codecs("safe", ["json"])
+    log, q, d = face.Log("safe/log"), face.Queue("safe/q"), face.Dict("safe/d")
+    for call in calls(lambda: log.extend([1, 2]), lambda: q.put_many([1, 2]), lambda: d.update(a=1, b=2)):
+        with pytest.raises(parkit.CodecError, match="limited to the codecs json"):
+            call()
+    assert len(log) == q.qsize() == len(d) == 0
+
+
 def test_a_limited_namespace_does_not_load_what_runs_code(face: Face) -> None:
     d, q = face.Dict("safe/d"), face.Queue("safe/q")
     d["k"] = {"a": 1}
@@ -376,3 +385,15 @@ def test_views_in_iteration_and_of_a_queue(face: Face) -> None:
 def test_arrays_of_every_kind_come_back_equal(face: Face, kind: str, array: Any) -> None:
     found = through(face, kind, array)
     assert type(found) is type(array) and found.dtype == array.dtype and found.tolist() == array.tolist()
+
+
+def test_a_whole_log_can_be_walked_through_by_views(face: Face) -> None:
+    log = face.Log("ns/log", codec=parkit.raw_codec)
+    log.extend([bytes((number,)) * 2000 for number in range(3)])
+    with face.snapshot(log, zero_copy=True):
+        views = [*log, *reversed(log)] if face.name == "blocking" else list(log)
+        assert [view[0] for view in views] == ([0, 1, 2, 2, 1, 0] if face.name == "blocking" else [0, 1, 2])
+        assert {type(view) for view in views} == {memoryview}
+    for view in views:
+        with pytest.raises(ValueError, match="released"):
+            view[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict, UserDict
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -15,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import parkit
+from parkit_async._core.registry import open_namespace
+from parkit_async._core.transactions import Writing
 from tests.faces.face import Face, calls
 
 bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -115,6 +118,21 @@ def test_setdefault_of_what_is_there_leaves_the_version_alone(d: Any) -> None:
 def test_update_takes_what_dict_update_takes(face: Face, argument: Any) -> None:
     d = face.Dict("ns/d")
     d.update(argument if not hasattr(argument, "__next__") else [("a", 1), ("b", 2)], c=3)
+    assert dict(d.items()) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_update_takes_whatever_has_keys(face: Face, d: Any) -> None:
+    class Row:
+        """No Mapping, as rows of databases are none."""
+
+        def keys(self) -> list[str]:
+            return ["a", "b"]
+
+        def __getitem__(self, key: str) -> int:
+            return {"a": 1, "b": 2}[key]
+
+    d.update(Row())
+    d.update(Row(), c=3)
     assert dict(d.items()) == {"a": 1, "b": 2, "c": 3}
 
 
@@ -416,3 +434,50 @@ def test_a_dict_holds_what_a_dict_holds(face: Face, model: dict[Any, int]) -> No
     assert d == model and len(d) == len(model)
     assert dict(d.items()) == model
     assert all(d[key] == value for key, value in model.items())
+
+
+def test_many_keys_that_are_no_text_for_others_are_kept_apart(face: Face, d: Any) -> None:
+    # Half of a surrogate pair, as in a file name that is no UTF-8: Python has it as a str, which encodes to nothing.
+    names = ["text", "a\udc80", "b\udc80"]
+    d.update({name: number for number, name in enumerate(names)})
+    assert list(d) == sorted(names) and [d[name] for name in names] == [0, 1, 2]
+    assert d.get("b\udc80") == 2 and "c\udc80" not in d
+
+
+def test_a_handle_of_an_object_that_was_never_committed_is_none_of_the_one_that_has_its_id(face: Face) -> None:
+    face.Dict("ns/first")
+    with suppress(ZeroDivisionError), face.transaction("ns"):
+        lost = face.Dict("ns/lost")
+        lost["a"] = "never stored"
+        raise ZeroDivisionError
+    other = face.Dict("ns/other")
+    other["a"] = 1
+    assert face.raw(lost)._binding.object_id == face.raw(other)._binding.object_id
+    for use in calls(lambda: lost.get("a"), lambda: lost["a"], lambda: len(lost), lambda: lost.set("a", 2), lambda: list(lost)):
+        with pytest.raises(parkit.ObjectNotFoundError, match="'ns/lost'"):
+            use()
+    assert other["a"] == 1
+
+
+def test_of_long_keys_with_one_beginning_a_damaged_one_is_told_and_the_others_are_there(face: Face, d: Any) -> None:
+    # A key of more than 511 bytes stands whole in front of its value, cut short in its place.
+    names = ["k" * 600 + end for end in "abc"]
+    d.update({name: name[-1] for name in names})
+    namespace = open_namespace("ns")
+    prefix = face.raw(d)._binding.cached[1]
+
+    def damage(writing: Writing) -> None:
+        cursor = writing.transaction.cursor()
+        assert cursor.set_range(prefix)
+        found = [(key, raw) for key, raw in cursor.iternext() if key.startswith(prefix)]
+        (key,) = [key for key, raw in found if b"k" * 600 + b"b" in raw]
+        writing.transaction.put(key, b"\x07")
+        writing.touched += 1
+
+    namespace.write(damage)
+    for walk in calls(lambda: list(d), lambda: list(d.items()), lambda: list(d.irange("a"))):
+        with pytest.raises(parkit.CodecError, match="'ns/d' cannot be decoded"):
+            walk()
+    assert d[names[0]] == "a" and d[names[2]] == "c" and len(d) == 3
+    face.wrap(d)[names[1]] = "mended"
+    assert list(d.values()) == ["a", "mended", "c"]

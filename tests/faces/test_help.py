@@ -197,3 +197,10 @@ def test_functions_of_the_pool_are_awaited_and_lists_are_iterated() -> None:
         if inspect.isfunction(function) and function.__module__ == "parkit_async.pool":
             assert inspect.iscoroutinefunction(function) != inspect.isasyncgenfunction(function), name
             assert inspect.isasyncgenfunction(function) == (name == "processes"), name
+
+
+def test_a_signature_that_is_shown_is_the_same_however_it_is_asked_for() -> None:
+    signature: Any = inspect.signature(parkit.objects)
+    text = "(namespace: Union[str, NoneType] = None) -> Iterator[Tuple[str, parkit.typeddicts.Descriptor]]"
+    assert str(signature) == signature.format(max_width=10) == text
+    assert list(signature.parameters) == ["namespace"]

@@ -271,6 +271,13 @@ def test_each_level_makes_its_fsyncs(face: Face, level: str, fsyncs: int) -> Non
     assert (after.commits - before.commits, after.fsyncs - before.fsyncs) == (3, 3 * fsyncs)
 
 
+def test_statistics_show_what_they_count(face: Face) -> None:
+    face.Dict("ns/d")["a"] = 1
+    found = face.statistics("ns")
+    assert found.commits >= 1
+    assert repr(found).startswith(f"Statistics(commits={found.commits}, fsyncs=") and repr(found).endswith(f"waits={found.waits})")
+
+
 def test_the_level_is_full_unless_it_was_set(face: Face) -> None:
     assert face.get_namespace_synchronous() == face.get_namespace_synchronous("ns") == "full"
 

@@ -12,6 +12,8 @@ import pytest
 
 import parkit
 import parkit_async
+from parkit_async._core.layout import directory_key
+from parkit_async._core.registry import open_namespace
 from tests.faces.face import FACES, Face, calls
 
 KINDS = ("Dict", "Queue", "LifoQueue", "Log", "Object")
@@ -321,6 +323,16 @@ def test_a_handle_pickles_as_class_path_and_uuid(face: Face, kind: str) -> None:
     x.note = 1
     twin = face.clone(x)
     assert twin.note == 1 and twin.uuid == x.uuid and type(face.raw(twin)) is type(face.raw(x))
+
+
+def test_an_object_whose_entry_is_gone_is_damaged_and_its_neighbours_are_not(face: Face) -> None:
+    d, other = face.Dict("ns/d"), face.Dict("ns/other")
+    other["k"] = 1
+    with open_namespace("ns").engine.begin_write() as transaction:
+        transaction.delete(directory_key("d"))
+    with pytest.raises(face.TransactionError, match=r"directory is damaged.*restore the namespace from a backup"):
+        calls(lambda: d.descriptor)[0]()
+    assert other.descriptor["uuid"] == other.uuid and other["k"] == 1
 
 
 def test_a_handle_to_a_dropped_object_unpickles_and_fails_on_use(face: Face) -> None:

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 import parkit
-from tests.faces.face import Face, calls
+from parkit_async._core.layout import index_key
+from parkit_async._core.registry import open_namespace
+from parkit_async._core.shared import SharedTable, TableFullError
+from parkit_async._core.transactions import Writing
+from parkit_async._core.waiting import counters
+from tests.faces.face import Face, calls, opened
 
 BOTH = pytest.mark.parametrize("kind", ["Queue", "LifoQueue"])
 
@@ -503,3 +508,35 @@ def test_dropping_wakes_whoever_waits(face: Face, q: Any) -> None:
     q.drop()
     with pytest.raises(parkit.ObjectNotFoundError):
         job.result()
+
+
+def test_an_item_that_is_gone_from_the_file_is_told_and_the_next_one_comes(face: Face, q: Any) -> None:
+    q.put_many(["lost", "there"])
+    binding = face.raw(q)._binding
+
+    def damage(writing: Writing) -> None:
+        state = writing.change(binding, 0)
+        assert writing.transaction.delete(index_key(state.prefix, state.head))
+
+    open_namespace("ns").write(damage)
+    with face.transaction(q):
+        with pytest.raises(parkit.CodecError, match="'ns/q' cannot be decoded"):
+            q.get_nowait()
+        assert q.get_nowait() == "there"
+    assert q.empty() and [letter.raw for letter in q.dead_letters()] == [b""]
+
+
+def test_a_thread_that_finds_no_slot_for_its_doorbell_looks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    q: parkit.Queue[int] = parkit.Queue("ns/q")
+
+    def full(self: SharedTable, *arguments: Any) -> int:
+        raise TableFullError("all slots are taken")
+
+    monkeypatch.setattr(SharedTable, "register", full)
+    rechecks = counters.rechecks
+    with opened("blocking") as face:
+        job = face.start(q.get)
+        face.until(lambda: counters.rechecks > rechecks)
+        assert not job.done()
+        q.put(1)  # which rings for nobody
+        assert job.result() == 1

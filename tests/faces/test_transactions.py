@@ -4,16 +4,35 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from typing import Any
 
 import pytest
 
 import parkit
+from parkit_async._core.namespace import Namespace
+from parkit_async._core.ownership import contexts
+from parkit_async._core.registry import open_namespace
+from parkit_async._core.transactions import Writing
 from tests.faces.face import Face, calls
+
+LARGE = bytes(5000)
 
 
 class Failed(Exception):
     """What a test raises inside a block."""
+
+
+class Breaks:
+    """Pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return _broken, ("value",)
+
+
+def _broken(text: str) -> Any:
+    raise RuntimeError(f"cannot load {text}")
 
 
 @pytest.fixture
@@ -412,6 +431,32 @@ def test_an_iterator_begun_in_a_snapshot_ends_with_it_by_an_error(face: Face, d:
         next(keys)
 
 
+def test_an_iterator_begun_in_a_snapshot_of_a_snapshot_lasts_as_long_as_the_outer_one(face: Face, d: Any) -> None:
+    d.update({"a": 1, "b": 2, "c": 3})
+    with face.snapshot(d):
+        with face.snapshot(d):
+            keys, unused = iter(d), iter(d)
+            assert next(keys) == "a"
+        assert next(keys) == "b"
+    for iterator in (keys, unused):
+        with pytest.raises(parkit.ContextError, match="over"):
+            next(iterator)
+
+
+def test_what_cannot_be_decoded_is_told_when_its_turn_comes_also_where_the_transaction_changes_it(face: Face) -> None:
+    log = face.Log("ns/log")
+    log.extend([1, 2, Breaks(), 4])
+    with face.transaction(log):
+        entries = iter(log)
+        assert next(entries) == 1
+        log.append(5)
+        assert next(entries) == 2
+        with pytest.raises(parkit.CodecError, match="cannot load value"):
+            next(entries)
+        assert list(entries) == []
+    assert len(log) == 5
+
+
 # Snapshots.
 
 
@@ -461,6 +506,38 @@ def test_a_snapshot_inside_a_transaction_sees_the_transaction(face: Face, d: Any
         with face.snapshot("ns"):
             assert content(d) == {"a": 1, "b": 2}
     assert content(d) == {"a": 1, "b": 2}
+
+
+def test_nor_does_such_a_snapshot_see_what_the_transaction_has_dropped(face: Face, d: Any) -> None:
+    other = face.Dict("ns/other")
+    with face.transaction(d):
+        d["a"] = 1
+        other.drop()
+        with face.snapshot(d):
+            assert d["a"] == 1
+            with pytest.raises(parkit.ObjectNotFoundError, match="'ns/other'"):
+                other.len()
+
+
+def test_a_snapshot_with_views_is_of_one_moment_also_where_others_commit_as_it_begins(face: Face, d: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Views are read through a second transaction, which must see what the first one sees.
+    d["raw"], d["version"] = pickle.PickleBuffer(LARGE), 0
+    begin = Namespace.begin_reading
+    writer: parkit.Dict[str, Any] = parkit.Dict("ns/d")
+    versions = iter(range(1, 4))
+
+    def begin_reading(self: Namespace, buffers: bool = False) -> Any:
+        version = next(versions, None) if buffers else None
+        if version is not None:
+            thread = threading.Thread(target=writer.update, kwargs={"raw": pickle.PickleBuffer(bytes((version,)) * 5000), "version": version})
+            thread.start()
+            thread.join()
+        return begin(self, buffers)
+
+    monkeypatch.setattr(Namespace, "begin_reading", begin_reading)
+    with face.snapshot(d, zero_copy=True):
+        assert next(versions, None) is None, "nobody committed as it began"
+        assert d["version"] == 3 and bytes(d["raw"]) == b"\3" * 5000
 
 
 def test_snapshots_nest_and_see_the_outer_one(face: Face, d: Any) -> None:
@@ -576,6 +653,64 @@ def test_a_transaction_left_by_another_thread_or_task_is_rolled_back(face: Face,
         context.__exit__(None, None, None)
     d["a"] = 1  # and the turn was given up
     assert content(d) == {"a": 1}
+
+
+def test_and_with_it_what_it_has_open(face: Face, d: Any) -> None:
+    d["raw"] = pickle.PickleBuffer(LARGE)
+    context, savepoint = face.transaction(d, zero_copy=True), face.transaction(d, isolated=True)
+
+    def enter() -> Any:
+        context.__enter__()
+        view = d["raw"]
+        d["a"] = 1
+        savepoint.__enter__()
+        d["b"] = 2
+        return view
+
+    view = face.elsewhere(enter)
+    assert bytes(view) == LARGE
+    with pytest.raises(parkit.ContextError, match="another thread or task"):
+        context.__exit__(None, None, None)
+    with pytest.raises(ValueError, match="released"):
+        bytes(view)
+    assert open_namespace("ns").pinned() == []
+    d["c"] = 3
+    assert set(d) == {"raw", "c"}
+
+
+def test_a_snapshot_that_is_still_open_ends_with_the_transaction_around_it(face: Face, d: Any) -> None:
+    other = face.Dict("other/d")
+    transaction, snapshot = face.transaction(d), face.snapshot(other)
+    transaction.__enter__()
+    snapshot.__enter__()
+    d["a"] = 1
+    assert len(open_namespace("other").pinned()) == 1
+    transaction.__exit__(None, None, None)
+    assert open_namespace("other").pinned() == [] and not contexts
+    snapshot.__exit__(None, None, None)
+    other["b"] = 2
+    assert content(d) == {"a": 1} and content(other) == {"b": 2}
+
+
+def test_what_an_interrupted_savepoint_left_open_belongs_to_the_outer_block(face: Face, d: Any) -> None:
+    # As Ctrl-C leaves it, where it comes between the savepoint's begin and the block, and is caught there.
+    with face.transaction(d):
+        d["a"] = 1
+        writing_of(d).begin_savepoint()
+        d["b"] = 2
+    assert content(d) == {"a": 1, "b": 2}
+    with pytest.raises(Failed), face.transaction(d):
+        writing_of(d).begin_savepoint()
+        d["c"] = 3
+        raise Failed
+    assert content(d) == {"a": 1, "b": 2}
+
+
+def writing_of(d: Any) -> Writing:
+    """Return the one transaction that is open."""
+    ((writing,),) = contexts.values()
+    assert isinstance(writing, Writing)
+    return writing
 
 
 def test_a_transaction_belongs_to_who_opened_it(face: Face, d: Any) -> None:

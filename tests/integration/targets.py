@@ -20,3 +20,10 @@ def append_slowly(log: Any, value: Any) -> None:
 def note_worker(log: Any) -> None:
     """Say that this worker was initialized."""
     log.append(os.getpid())
+
+
+def stumble(log: Any) -> None:
+    """Fail the first time."""
+    log.append(os.getpid())
+    if len(log) == 1:
+        raise ValueError("stumbled")

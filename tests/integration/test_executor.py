@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,17 @@ import pytest
 import parkit
 import parkit_async
 from parkit import Dict, Log, Process, ProcessCrashedError, ProcessPoolExecutor, Queue, transaction
-from parkit_async._core import executor_ops, supervision
-from parkit_async._core.layout import OUTCOMES, OWNERS
+from parkit_async._core import codecs, dispatch, executor_ops, process_ops, supervision
+from parkit_async._core.dispatch import end_all
+from parkit_async._core.layout import OUTCOMES, OWNERS, process_key
 from parkit_async._core.registry import close_all, open_namespace
 from parkit_async._core.waiting import counters
 from parkit_async.testing import InlinePool
 from tests.conftest import RunScript, Spawn
 from tests.integration import targets
 from tests.pool.conftest import Pool
-from tests.pool.targets import add, double, echo, fail_custom, hold, pid, say_and_crash
+from tests.pool.standin import Supervisor
+from tests.pool.targets import Unloadable, add, double, echo, fail_custom, hold, pid, say_and_crash
 
 pytestmark = pytest.mark.processes
 
@@ -79,6 +81,28 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         threading.Event().wait(0.005)
+
+
+@contextmanager
+def brief(namespace: str = "executor") -> Iterator[ProcessPoolExecutor]:
+    """An executor that waits for nothing that was not claimed when the test fails, or has seen enough."""
+    executor = ProcessPoolExecutor(namespace=namespace)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def claim(name: str = "executor") -> process_ops.Claim:
+    """Take what was submitted first, as a worker does."""
+    found: process_ops.Claim | None = open_namespace(name).write_apart(process_ops.claim, ("worker", os.getpid()))
+    assert found is not None
+    return found
+
+
+def finish(process: process_ops.Claim, status: str, frame: bytes) -> None:
+    """Store an outcome, as a worker does."""
+    assert open_namespace("executor").write_apart(process_ops.finish, (process.process, "worker", status, 0, frame))
 
 
 def held(executor: ProcessPoolExecutor, path: str) -> tuple[Future[int], Callable[[], None]]:
@@ -128,6 +152,9 @@ def test_map_gives_results_in_order_by_single_calls_and_by_chunks(executor: Proc
     for wrong in ({"chunksize": 0}, {"buffersize": 0}):
         with pytest.raises(ValueError, match="size"):
             executor.map(abs, [1], **wrong)
+    for kind in (True, "3"):
+        with pytest.raises(TypeError, match="buffersize must be an integer or None"):
+            executor.map(abs, [1], buffersize=kind)  # type: ignore[arg-type]
 
 
 def test_map_with_a_buffer_takes_arguments_as_results_are_taken(executor: ProcessPoolExecutor) -> None:
@@ -217,6 +244,7 @@ def test_no_more_calls_at_once_than_max_workers(still: ExitStack) -> None:
     with ProcessPoolExecutor(max_workers=2) as executor:
         futures = [executor.submit(abs, -number) for number in range(6)]
         eventually(lambda: len(list(parkit.processes())) == 2)
+        assert not futures[5].running()
         assert futures[5].cancel()  # one that waits in this program
         assert futures[0].cancel()  # makes room for another one
         eventually(lambda: len(list(parkit.processes())) == 2)
@@ -251,6 +279,59 @@ def test_the_initializer_is_called_once_in_each_worker(executor: ProcessPoolExec
         with pytest.raises(BrokenProcessPool, match=r"initializer .* ZeroDivisionError") as caught:
             broken.submit(pid).result(PATIENCE)
         assert "in invert" in str(caught.value.__cause__)
+
+
+def test_an_initializer_that_fails_is_called_again_for_the_next_call(parkit_inline: InlinePool) -> None:
+    calls: Log[int] = Log("jobs/initialized")
+    with ProcessPoolExecutor(initializer=targets.stumble, initargs=(calls,)) as executor:
+        with pytest.raises(BrokenProcessPool, match="initializer of the executor failed in a worker: ValueError: stumbled") as caught:
+            executor.submit(abs, -1).result(PATIENCE)
+        assert "in stumble" in str(caught.value.__cause__)
+        assert [executor.submit(abs, -number).result(PATIENCE) for number in (2, 3)] == [2, 3]
+    assert len(calls) == 2
+
+
+def test_what_cannot_be_loaded_is_an_error_of_its_own_future(still: ExitStack) -> None:
+    with brief() as executor:
+        damaged = executor.submit(abs, -1)
+        eventually(lambda: len(list(parkit.processes())) == 1)
+        finish(claim(), process_ops.FAILED, codecs.encode("no record of an exception"))
+        with pytest.raises(parkit.CodecError, match="what the call raised cannot be loaded here") as caught:
+            damaged.result(PATIENCE)
+        assert "is damaged" in str(caught.value.__cause__)
+        still.close()
+        with pytest.raises(parkit.CodecError, match="what the call returned, or raised, cannot be loaded here") as caught:
+            executor.submit(Unloadable).result(PATIENCE)
+        assert str(caught.value.__cause__) == "cannot be loaded"
+        assert executor.submit(abs, -2).result(PATIENCE) == 2
+
+
+def test_who_cancels_or_asks_waits_for_the_submit_under_way(still: ExitStack) -> None:
+    """Before its process is known a future can be neither taken off the queue nor looked for there."""
+    said: dict[str, bool] = {}
+    with brief() as executor:
+        executor.submit(abs, 0)
+        eventually(lambda: len(list(parkit.processes())) == 1)
+        dispatcher = executor._dispatcher
+        with transaction(Dict("executor/board")):  # nobody else writes
+            with dispatcher._lock:  # for the thread to take both
+                first, second = executor.submit(abs, -1), executor.submit(abs, -2)
+            eventually(lambda: dispatcher._moving)
+            threads = [
+                threading.Thread(target=lambda: said.update(running=first.running())),
+                threading.Thread(target=lambda: said.update(cancelled=second.cancel())),
+            ]
+            for thread in threads:
+                thread.start()
+            eventually(lambda: len(dispatcher._moved._waiters) == 2)  # type: ignore[attr-defined]
+            assert not said
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert said == {"running": False, "cancelled": True} and second.cancelled()
+        assert len(list(parkit.processes())) == 2
+        still.close()
+        assert first.result(PATIENCE) == 1
+    Dict[Any, Any]("executor/board").drop()
 
 
 # Ends.
@@ -308,14 +389,22 @@ def test_a_forgotten_executor_ends_its_thread_when_all_is_done(pool: Pool) -> No
 def test_the_interpreter_waits_for_what_is_outstanding(pool: Pool, run_script: RunScript) -> None:
     finished = run_script(
         """
+        import atexit
         from parkit import ProcessPoolExecutor
 
         executor = ProcessPoolExecutor(max_workers=1)
         for number in range(3):
             executor.submit(abs, -number).add_done_callback(lambda future: print(future.result()))
+
+        @atexit.register
+        def come_late():
+            try:
+                executor.submit(abs, -3)
+            except RuntimeError as error:
+                print(error)
         """
     )
-    assert finished.stdout.split() == ["0", "1", "2"]
+    assert finished.stdout.splitlines() == ["0", "1", "2", "cannot schedule new futures after interpreter shutdown"]
     assert not kept()
 
 
@@ -346,6 +435,23 @@ def test_an_executor_stays_in_its_process(executor: ProcessPoolExecutor, run_scr
     lines = finished.stdout.splitlines()
     assert "was forked; make another one here" in lines[0]
     assert lines[1:] == ["4", "5"]
+
+
+def test_the_executors_of_a_store_can_be_ended_within_a_time(still: ExitStack, store: Path) -> None:
+    """What the pytest plugin does behind a test: what has not begun is cancelled, what runs is told of."""
+    executor = ProcessPoolExecutor()
+    running = executor.submit(abs, -1)
+    eventually(lambda: len(list(parkit.processes())) == 1)
+    claimed = claim()
+    waiting = executor.submit(abs, -2)
+    assert end_all(str(store), 0.0) == ["executor"]
+    eventually(waiting.cancelled)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, -3)
+    finish(claimed, process_ops.FINISHED, codecs.encode(1))
+    assert running.result(PATIENCE) == 1
+    assert end_all(str(store), PATIENCE) == []
+    assert not kept()
 
 
 # Deaths.
@@ -399,7 +505,7 @@ def test_what_others_end_breaks_the_future(still: ExitStack) -> None:
 
 def test_everybody_of_the_pool_is_killed(own_pool: Pool) -> None:
     with ProcessPoolExecutor() as executor:
-        doomed, _ = held(executor, "jobs/doomed")
+        doomed = [held(executor, f"jobs/doomed{number}")[0] for number in range(2)]  # both workers are busy, so that none dies with one of the others
         waiting = [executor.submit(abs, -number) for number in range(3)]
         supervisor = supervision.running_supervisor(str(own_pool.store))
         assert supervisor is not None
@@ -408,8 +514,9 @@ def test_everybody_of_the_pool_is_killed(own_pool: Pool) -> None:
             if member.pid != supervisor:
                 member.kill()
         os.kill(supervisor, signal.SIGKILL)
-        with pytest.raises(BrokenProcessPool):
-            doomed.result(PATIENCE)
+        for future in doomed:
+            with pytest.raises(BrokenProcessPool):
+                future.result(PATIENCE)
         assert [future.result(PATIENCE) for future in waiting] == [0, 1, 2]
 
 
@@ -440,6 +547,100 @@ def test_a_store_that_is_closed_under_an_executor_breaks_it(own_pool: Pool) -> N
         executor.submit(abs, -1)
     executor.shutdown()
     assert [process.status for process in parkit.processes()] == ["submitted"]
+
+
+def test_a_store_that_was_closed_before_the_first_call(store: Path) -> None:
+    executor = ProcessPoolExecutor()
+    close_all()
+    with pytest.raises(BrokenProcessPool, match="namespace 'executor' was closed in this process; make another executor"):
+        executor.submit(abs, -1)
+
+
+def test_an_executor_that_fails_leaves_no_future_waiting(still: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("no more of it")
+
+    monkeypatch.setattr(executor_ops, "submit", fail)
+    with brief() as executor:
+        results = executor.map(abs, [-1])
+        with pytest.raises(BrokenProcessPool, match="nobody can tell any more what became of this call: no more of it") as caught:
+            next(results)
+        assert isinstance(caught.value.__cause__, MemoryError)
+        with pytest.raises(BrokenProcessPool, match="make another executor"):
+            executor.submit(abs, -1)
+
+
+def test_a_damaged_list_of_executors_is_told_to_whoever_waits(still: ExitStack) -> None:
+    with brief() as executor:
+
+        def spoil(writing: Any) -> None:
+            writing.touched += 1
+            writing.transaction.put(process_key(OWNERS, 1 << 40), b"[1]")
+
+        assert open_namespace("executor").read(executor_ops.owners) == []
+        open_namespace("executor").write_apart(spoil, ())
+        future = executor.submit(abs, -1)
+        with pytest.raises(BrokenProcessPool, match=r"nobody can tell.*an entry in the list of executors"):
+            future.result(PATIENCE)
+
+
+def test_an_interrupt_in_the_middle_of_a_submit_breaks_nothing(still: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with brief() as executor:
+        dispatcher = executor._dispatcher
+        first = executor.submit(abs, -1)
+        eventually(lambda: bool(dispatcher._stored) and not dispatcher._moving)
+        with monkeypatch.context() as patched:
+            patched.setattr(dispatcher, "_store_futures", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(abs, -2)
+        assert len(list(parkit.processes())) == 2  # the second runs, and nobody waits for it
+        still.close()
+        assert first.result(PATIENCE) == 1
+        assert executor.submit(abs, -3).result(PATIENCE) == 3
+    assert not list(parkit.processes()) and not kept()
+
+
+def test_who_submits_has_a_supervisor_started_where_there_is_none(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(supervision, "ensure", lambda path, restart: started.append(restart))
+    with brief() as executor:
+        for number in range(2):  # the second one is not written by the thread
+            executor.submit(abs, number)
+            eventually(lambda: True in started)
+            started.clear()
+
+
+def test_who_waits_sees_the_supervisor_die(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(supervision, "ensure", lambda path, restart: started.append(restart))
+    with Supervisor(store) as supervisor, brief() as executor:
+        dispatcher = executor._dispatcher
+        dispatcher._step = 0.001  # else it is a second before it looks whom to watch
+        executor.submit(abs, -1)
+        eventually(lambda: dispatcher._lookout is not None)
+        lookout = dispatcher._lookout
+        assert lookout is not None and lookout.fileno() >= 0
+        started.clear()
+        supervisor.kill()
+        eventually(lambda: bool(started))
+        assert not started[0]
+        eventually(lambda: dispatcher._lookout is not lookout)
+        assert lookout.fileno() == -1
+
+
+def test_the_safety_recheck_is_counted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(supervision, "ensure", lambda path, restart: started.append(restart))
+    monkeypatch.setattr(dispatch, "SAFETY", 0.001)
+    before = counters.rechecks
+    with Supervisor(store), brief() as executor:
+        executor._dispatcher._step = 0.001
+        executor.submit(abs, -1)
+        eventually(lambda: counters.rechecks > before)
+        assert started[-1] is False
 
 
 def test_what_a_killed_program_leaves_is_removed_by_the_next_executor(own_pool: Pool, spawn: Spawn) -> None:
@@ -530,6 +731,20 @@ def test_what_does_not_fit_fails_alone(executor: ProcessPoolExecutor) -> None:
             next(sizes)
 
 
+def test_what_does_not_fit_fails_alone_when_nobody_writes(still: ExitStack) -> None:
+    parkit.set_namespace_size("small", 1 << 20)
+    parkit.set_namespace_synchronous("small", "off")
+    with brief("small") as small:
+        fitting = small.submit(abs, -1)
+        dispatcher = small._dispatcher
+        eventually(lambda: bool(dispatcher._stored) and not dispatcher._moving)
+        big = small.submit(len, bytes(3 << 20))  # the future has the error, as everybody else's
+        with pytest.raises(parkit.NamespaceFullError):
+            big.result(PATIENCE)
+        still.close()
+        assert fitting.result(PATIENCE) == 1
+
+
 def test_a_durable_namespace(pool: Pool) -> None:
     parkit.set_namespace_synchronous("durable", "full")
     with ProcessPoolExecutor(namespace="durable") as executor:
@@ -542,8 +757,10 @@ def test_the_default_namespace_is_made_without_fsyncs(store: Path) -> None:
     ProcessPoolExecutor()
     assert parkit.get_namespace_synchronous("executor") == "off"
     parkit.set_namespace_synchronous("executor", "normal")
-    ProcessPoolExecutor()
+    assert repr(ProcessPoolExecutor()) == f"<parkit.ProcessPoolExecutor of namespace 'executor' in {str(store)!r}>"
     assert parkit.get_namespace_synchronous("executor") == "normal"
+    ProcessPoolExecutor(namespace="mine")
+    assert parkit.get_namespace_synchronous("mine") == "full"
 
 
 def test_from_many_threads(executor: ProcessPoolExecutor) -> None:

@@ -18,6 +18,7 @@ import parkit_async
 from parkit import Dict, SyslogHandler, TransactionError, syslog, transaction
 from parkit_async._core import log_ops
 from parkit_async._core import syslog as core
+from parkit_async._core.namespace import Namespace
 from tests.conftest import RunScript
 
 
@@ -98,8 +99,11 @@ def test_behind_a_QueueHandler(store: Any) -> None:
 
 
 def test_a_record_of_another_process_keeps_its_pid(logger: logging.Logger) -> None:
-    logger.handle(logging.makeLogRecord({"name": "other", "levelno": 30, "levelname": "WARNING", "msg": "far", "process": 4711}))
-    assert [entry["pid"] for entry in syslog] == [4711]
+    record = {"name": "other", "levelno": 30, "levelname": "WARNING", "msg": "far", "process": 4711}
+    logger.handle(logging.makeLogRecord(record))
+    logger.handle(logging.makeLogRecord({**record, "exc_text": "Traceback, as text"}))  # a SocketHandler's: the exception itself does not travel
+    assert [entry["pid"] for entry in syslog] == [4711, 4711]
+    assert [entry["message"] for entry in syslog] == ["far", "far\nTraceback, as text"]
 
 
 def test_records_stay_when_the_transaction_does_not(logger: logging.Logger) -> None:
@@ -132,6 +136,58 @@ def test_who_logs_does_not_learn_of_a_full_disk(logger: logging.Logger, monkeypa
     logger.handlers[0].handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
     assert "%d format" in capsys.readouterr().err
     assert len(syslog) == 1
+
+
+@pytest.mark.parametrize(("length", "records"), [(60_000, 12), (120, 2700)], ids=["few", "many"])
+def test_a_log_that_is_full_begins_anew_and_says_so(length: int, records: int, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stayed full for ever: what a transaction deletes makes no room in that transaction, and many records are deleted later."""
+    monkeypatch.setattr(core, "SIZE", 256 << 10)
+    if records > 1000:  # they are deleted bit by bit, behind other writes, unless there are others who write: so it is here
+        monkeypatch.setattr(Namespace, "reclaim", lambda namespace: None)
+    cleared: set[float] = set()
+    for number in range(records):
+        core.append(str(store), {"message": f"{number} {'x' * length}"})
+        if len(syslog) == 2 and number > 1:
+            assert syslog[0]["message"] == "the log had reached its 262,144 bytes and was cleared"
+            cleared.add(syslog[0]["time"])
+    assert len(cleared) > 1
+    notice, *kept = syslog
+    assert (notice["level"], notice["logger"], notice["pid"], notice["process"]) == ("WARNING", "parkit.syslog", os.getpid(), None)
+    assert [int(entry["message"].split()[0]) for entry in kept] == list(range(records - len(kept), records))
+
+
+def test_what_another_process_has_cleared_is_not_cleared_again(store: Any) -> None:
+    """Both have found the log full; the second comes when there is room."""
+    core.append(str(store), {"message": "the first one's"})
+    core.append(str(store), {"message": "and another"})
+    assert core.open_syslog(str(store)).namespace.write_apart(core._make_room, (core.open_syslog(str(store)), 100))
+    assert [entry["message"] for entry in syslog] == ["the first one's", "and another"]
+
+
+def test_a_record_that_is_too_big_does_not_cost_the_others(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "SIZE", 256 << 10)
+    core.append(str(store), {"message": "first"})
+    core.append(str(store), {"message": "second"})
+    with pytest.raises(parkit.NamespaceFullError):
+        core.append(str(store), {"message": "x" * (300 << 10)})
+    assert [entry["message"] for entry in syslog] == ["first", "second"]
+    core.append(str(store), {"message": "third"})
+    assert len(syslog) == 3
+
+
+def test_a_log_that_somebody_keeps_from_getting_room_is_cleared_once(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "SIZE", 256 << 10)
+    core.append(str(store), {"message": "first"})
+    with parkit.snapshot(syslog):
+        for _ in range(6):
+            try:
+                core.append(str(store), {"message": "x" * 60_000})
+            except parkit.NamespaceFullError as error:
+                full = str(error)
+    assert "The oldest snapshot (or iterator) is held by this process" in full
+    assert [entry["message"][:20] for entry in syslog] == ["the log had reached "]
+    core.append(str(store), {"message": "last"})
+    assert [entry["message"] for entry in syslog][1:] == ["last"]
 
 
 def test_logging_while_a_record_is_being_appended(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -685,3 +685,39 @@ def test_a_program_ends_while_a_stopped_process_holds_the_turn(
     holder.let_go()
     assert dict(d) == {}
     free("ns")
+
+
+def test_what_a_callback_opens_is_its_threads_and_no_tasks(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    d = parkit.Dict[str, int]("ns/d")
+    opened, seen = contextlib.ExitStack(), list[object]()
+
+    def begin() -> None:
+        opened.enter_context(parkit.transaction(d))
+        d["k"] = 1
+        seen.append(d["k"])
+
+    async def look() -> None:
+        done = asyncio.Event()
+        asyncio.get_running_loop().call_soon(begin)
+        asyncio.get_running_loop().call_soon(done.set)
+        await done.wait()
+        seen.append(d.get("k"))
+
+    with contextlib.closing(loop_factory()) as loop, opened:
+        loop.run_until_complete(look())
+        seen.append(d.get("k"))
+    assert seen == [1, None, 1]
+
+
+def test_a_handle_that_was_not_awaited_yet_creates_nothing_by_itself_and_says_so() -> None:
+    """It said that create=True would create it, which was so already."""
+
+    async def look() -> None:
+        d = pa.Dict[str, int]("ns/d")
+        assert not d.exists
+        with pytest.raises(pa.ObjectNotFoundError, match="await the handle, which creates it"):
+            _ = d.version
+        await d
+        assert d.version == 0
+
+    asyncio.run(look())

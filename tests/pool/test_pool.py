@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 import pytest
 
 import parkit
+import parkit_async
 from tests.faces.face import Face, opened
 
 from . import targets
@@ -324,6 +328,19 @@ def test_set_process_priority_of_the_calling_process() -> None:
         code = f"import asyncio, os, {name}; before = os.nice(0); p = {name}.ProcessPriority.Low; {call}; print(before, os.nice(0))"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.split() == [str(os.nice(0)), "10"]
+
+
+@pytest.mark.parametrize(
+    "change", [parkit.set_process_priority, lambda priority: asyncio.run(parkit_async.set_process_priority(priority))], ids=["blocking", "asyncio"]
+)
+def test_a_priority_that_the_system_does_not_allow(change: Callable[[parkit.ProcessPriority], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: psutil.Process, value: int) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "nice", refuse)
+    with pytest.raises(PermissionError, match="does not let this process become high; raising a priority takes privileges") as caught:
+        change(parkit.ProcessPriority.High)
+    assert caught.value.errno == errno.EACCES
 
 
 def test_a_wrong_priority_is_a_TypeError(face: Face) -> None:

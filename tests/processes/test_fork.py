@@ -586,3 +586,25 @@ def test_a_fork_while_another_thread_opens_the_namespace_anew(run_script: RunScr
         """,
         timeout=20,
     )
+
+
+def test_a_child_that_is_forked_in_a_snapshot_may_do_what_a_snapshot_forbids(run_script: RunScript) -> None:
+    finished = run_script(
+        """
+        import os
+        from parkit import ContextError, Dict, set_namespace_size, snapshot
+
+        d = Dict("fork/d")
+        with snapshot(d):
+            pid = os.fork()
+            try:
+                set_namespace_size("fork", 8 << 20)
+                print("set", flush=True)
+            except ContextError:
+                print("refused", flush=True)
+            if not pid:
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        """
+    )
+    assert sorted(finished.stdout.split()) == ["refused", "set"]

@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from parkit import CodecError, LifoQueue, Queue, transaction
+from parkit import CodecError, LifoQueue, Queue, TransactionError, transaction
 from parkit_async._core import queue_ops
+from parkit_async._core.doorbell import EVENT_SPACE
+from parkit_async._core.layout import dead_prefix, index_key
 from parkit_async._core.registry import open_namespace
 from parkit_async._core.shared import WORD_ATTEMPTED, WORD_ATTEMPTS
+from parkit_async._core.transactions import Writing
 from tests.conftest import RunScript
 
 
@@ -243,3 +246,48 @@ def test_the_count_of_attempts_is_per_item() -> None:
     words[WORD_ATTEMPTED] = 12345
     words[WORD_ATTEMPTS] = 3
     assert [q.get_nowait(), q.get_nowait()] == ["one", "two"]
+
+
+class Interrupts:
+    """Ends whoever loads it, in an orderly way."""
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        return _interrupt, ()
+
+
+def _interrupt() -> object:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_item_that_ends_its_takers_in_order_is_set_aside_after_three_as_well(many: bool) -> None:
+    q = Queue[object]("poison/q")
+    q.put_many([Interrupts(), "good"])
+    for attempt in range(1, queue_ops.ATTEMPTS + 1):
+        with pytest.raises(KeyboardInterrupt):
+            q.get_many(5) if many else q.get_nowait()
+        assert q.qsize() == 2 and open_namespace("poison").table.words[WORD_ATTEMPTS] == attempt
+    with pytest.raises(CodecError, match="processes died"):
+        q.get_many(5) if many else q.get_nowait()
+    assert q.get_nowait() == "good"
+    (letter,) = q.dead_letters()
+    assert b"_interrupt" in letter.raw
+
+
+@pytest.mark.parametrize("stored", [b"", b"\0\0\0\x05{}", b"\0\0\0\2{}raw", b"\xff\xff\xff\xff[]", b"\0\0\0\4\xff\xff\xff\xff"])
+def test_a_damaged_dead_letter_is_named_and_the_queue_usable(stored: bytes) -> None:
+    q = Queue[object]("poison/q")
+    q.put_many([Interrupts(), "good"])
+    binding = q._binding
+
+    def damage(writing: Writing) -> None:
+        state = writing.change(binding, EVENT_SPACE)
+        state.dead = 1
+        if stored:
+            writing.transaction.put(index_key(dead_prefix(binding.object_id), 0), stored)
+
+    open_namespace("poison").write(damage)
+    with pytest.raises(TransactionError, match="dead letter 0 of 'poison/q'"):
+        q.dead_letters()
+    q.put("more")
+    assert q.qsize() == 3

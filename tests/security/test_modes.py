@@ -13,7 +13,7 @@ import parkit
 from parkit_async._core import private_files
 from parkit_async._core.registry import close_all
 from tests.conftest import RunScript
-from tests.security.conftest import FIRST, ROOT_ONLY, As
+from tests.security.conftest import FIRST, ROOT_ONLY, SECOND, As
 
 FILES = ("name", "data.mdb", "lock.mdb", "shared", "gate", "turnstile")
 
@@ -130,6 +130,28 @@ def test_a_file_whose_maker_was_killed_under_such_a_umask_is_opened(open_ground:
         print(oct(os.stat(path).st_mode & 0o777))
     """
     assert as_user(FIRST, source, open_ground) == "0o600\n"
+
+
+@ROOT_ONLY
+def test_only_a_file_of_ones_own_is_mended(open_ground: Path) -> None:
+    paths = [open_ground / name for name in ("own", "theirs", "link")]
+    for path, user in zip(paths[:2], (FIRST, SECOND), strict=True):
+        path.touch()
+        path.chmod(0)
+        os.chown(path, user, user)
+    paths[2].symlink_to("own")
+    os.seteuid(FIRST)
+    try:
+        with pytest.raises(parkit.StoragePathError, match="link"):
+            private_files.open_file(paths[2])
+        with pytest.raises(PermissionError):
+            private_files.open_file(paths[1])
+        os.close(private_files.open_file(paths[0]))
+    finally:
+        os.seteuid(0)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths[:2]] == [0o600, 0]
+    with pytest.raises(parkit.StoragePathError, match=f"belongs to user {FIRST}, and this process runs as user 0"):
+        private_files.open_file(paths[0])
 
 
 @pytest.mark.parametrize("file", FILES)

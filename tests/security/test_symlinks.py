@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -86,6 +87,50 @@ def test_files_of_a_namespace(file: str, store: Path, outside: Path) -> None:
 
     each_is_refused(folder / file, outside, use)
     assert parkit.Dict[str, int]("ns/d")["k"] == 1
+
+
+def test_the_folder_of_a_namespace(store: Path, outside: Path) -> None:
+    """A link to another folder of the user's closed that to others before it was seen to hold no namespace."""
+    parkit.Dict[str, int]("ns/d")["k"] = 1
+    parkit.Dict[str, int]("good/d")["k"] = 1
+    close_all()
+    (folder,) = store.glob("ns~*")
+    folder.rename(outside.parent / "away")
+    (outside / "folder").chmod(0o755)
+    for use in (
+        lambda: parkit.Dict[str, int]("ns/d"),
+        lambda: maintenance.verify(store, "ns"),
+        lambda: maintenance.compact(store, "ns"),
+        lambda: maintenance.backup(store, str(outside.parent / "backup"), ["ns"]),
+    ):
+        each_is_refused(folder, outside, use)
+        assert not (outside.parent / "backup").exists()
+    assert stat.S_IMODE((outside / "folder").stat().st_mode) == 0o755
+
+    # One that is moved to another disk, say, with a link of the user's own in its place, is used there.
+    folder.symlink_to(outside.parent / "away")
+    assert parkit.Dict[str, int]("ns/d")["k"] == 1
+    assert list(parkit.namespaces()) == ["good", "ns"]
+    close_all()
+    # But no link makes one namespace of two.
+    folder.unlink()
+    folder.symlink_to(next(store.glob("good~*")))
+    with pytest.raises(parkit.StoragePathError, match="holds 'good'"):
+        parkit.Dict[str, int]("ns/d")
+    assert list(parkit.namespaces()) == ["good"]
+
+
+def test_a_link_that_leads_to_itself_is_refused_and_left_out(store: Path) -> None:
+    """The whole store could not be listed any more."""
+    parkit.Dict[str, int]("good/d")
+    parkit.Dict[str, int]("ns/d")
+    close_all()
+    (folder,) = store.glob("ns~*")
+    folder.rename(store / "away")
+    folder.symlink_to(folder)
+    assert list(parkit.namespaces()) == ["good"]
+    with pytest.raises(parkit.StoragePathError, match="symbolic link"):
+        parkit.Dict[str, int]("ns/d")
 
 
 @pytest.mark.parametrize("file", ["data.mdb", "lock.mdb"])

@@ -236,6 +236,49 @@ def test_a_link_that_another_user_put_in_a_shared_folder_is_not_followed(open_gr
     assert os.listdir(shared / "theirs") == []
 
 
+def test_a_namespace_that_is_a_link(open_ground: Path, as_user: As) -> None:
+    """One's own link was followed also where it leads over a link of another user's."""
+    names = ("followed", "theirs", "open", "turned", "way")
+    store, shared = open_ground / "store", open_ground / "shared"
+    for place, user in ((store, FIRST), (shared, SECOND)):
+        parkit.set_storage_path(place)
+        for name in names:
+            parkit.Dict[str, str](f"{name}/d")["k"] = f"{name} of {user}"
+        close_all()
+        for file in (place, *place.rglob("*")):
+            os.chown(file, user, user)
+    away = store / "away"
+    away.mkdir(mode=0o700)
+    os.chown(away, FIRST, FIRST)
+    shared.chmod(0o1777)
+    (shared / "way").symlink_to(away)
+    os.chown(shared / "way", SECOND, SECOND, follow_symlinks=False)
+    for name in names:
+        (own,), (theirs,) = store.glob(f"{name}~*"), shared.glob(f"{name}~*")
+        theirs.chmod(0o777 if name == "open" else 0o755)
+        (theirs / "name").chmod(0o644)
+        own.rename(away / own.name)
+        own.symlink_to({"theirs": theirs, "open": theirs, "way": shared / "way" / own.name}.get(name, away / own.name))
+        user = SECOND if name == "turned" else FIRST
+        os.chown(own, user, user, follow_symlinks=False)
+    before = {file: file.lstat()[:7] for file in shared.rglob("*")}  # all but the times
+    use = """
+        parkit.set_storage_path(sys.argv[1])
+        print(list(parkit.namespaces()))
+        for name in sys.argv[2:]:
+            try:
+                print(Dict(name + "/d")["k"])
+            except StoragePathError as error:
+                print(error)
+    """
+    listed, *told = as_user(FIRST, use, store, *names).splitlines()
+    assert listed == "['followed', 'turned', 'way']"  # a look at names alone, which are the user's own
+    assert told[0] == f"followed of {FIRST}"
+    assert all(f"belongs to user {SECOND}" in line for line in told[1:]), told
+    assert all("who can turn it elsewhere" in line for line in told[3:]), told
+    assert {file: file.lstat()[:7] for file in shared.rglob("*")} == before
+
+
 def test_a_store_that_another_user_exchanges_under_a_running_program(open_ground: Path, start_as: Start, as_user: As) -> None:
     # Who may write in the folder above a store can rename it away, and put one of his own in its place.
     place = open_ground / "loose"

@@ -6,7 +6,6 @@ let readOnly = true; // until it is known
 
 export function setReadOnly(value) {
   readOnly = value;
-  document.body.classList.toggle("read-only", value);
 }
 
 export const isReadOnly = () => readOnly;
@@ -14,7 +13,10 @@ export const isReadOnly = () => readOnly;
 /** Say something for a moment. */
 export function toast(text, bad = false) {
   const element = make("div", { class: bad ? "toast bad" : "toast" }, text);
-  byId("toasts").append(element);
+  const toasts = byId("toasts");
+  const place = byId("drawer").open ? byId("drawer") : document.body; // beside an open dialog nothing can be seen, nor is it read aloud
+  if (toasts.parentElement !== place) place.append(toasts);
+  toasts.append(element);
   setTimeout(() => element.remove(), bad ? 8000 : 4000);
 }
 
@@ -42,6 +44,9 @@ function ask({ title, text, button, danger, number }) {
     }, { once: true });
   });
 }
+
+// It is no button of the form's: then the Enter key in the field would press it, and a number that is not allowed would keep it from closing.
+byId("confirm-cancel").addEventListener("click", () => byId("confirm").close("cancel"));
 
 async function post(action, values) {
   try {

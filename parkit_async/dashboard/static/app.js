@@ -41,6 +41,8 @@ function showBanner(broken) {
 }
 
 function take(topic, state) {
+  const there = new Set((state.queues ?? []).map((queue) => queue.path));
+  for (const { path } of (state.queues && topics.get(topic)?.queues) ?? []) if (!there.has(path)) history.delete(path); // it was dropped
   topics.set(topic, state);
   for (const queue of state.queues ?? []) {
     const points = history.get(queue.path) ?? [];

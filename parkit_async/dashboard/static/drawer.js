@@ -38,6 +38,7 @@ function follow() {
       events.close();
       setText(byId("drawer-state"), output.textContent ? end.status : "it has written nothing");
     },
+    refused: () => setText(byId("drawer-state"), "not followed any more"),
   });
 }
 
@@ -91,4 +92,5 @@ drawer.addEventListener("close", () => {
   events?.close();
   events = null;
   shown = null;
+  document.body.append(byId("toasts"));
 });

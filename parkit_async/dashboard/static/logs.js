@@ -1,6 +1,6 @@
 // The logs: one is followed at a time, from its last entries on. A connection that breaks goes on where it was.
 
-import { byId, make, moment, setText, sync } from "./dom.js";
+import { byId, make, many, moment, setText, sync } from "./dom.js";
 import { Stream } from "./streams.js";
 
 const MOST = 2000;
@@ -19,6 +19,8 @@ export function showLogs(namespaces) {
   sync(choice, logs, (log) => log.path, (log) => make("option", { value: log.path }), (option, log) => setText(option, `${log.path === "__syslog__/syslog" ? "log of the store" : log.path} (${log.length})`));
   if (!logs.length && followed === null) setText(lines, "There are no logs.");
   else if (logs.length && choice.value !== followed) follow(choice.value);
+  const left = namespaces.reduce((total, one) => total + one.left_out.logs, 0);
+  setText(byId("log-note"), left ? `${many(left, "more log")} not shown.` : "");
 }
 
 function follow(path) {
@@ -38,6 +40,7 @@ function follow(path) {
       lines.append(make("div", { class: "line mark" }, "the log was dropped"));
       followed = null;
     },
+    refused: () => { followed = null; }, // and followed anew with the next change, if it is there
   });
 }
 

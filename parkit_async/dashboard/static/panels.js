@@ -91,15 +91,16 @@ export function showProcesses(namespaces) {
     });
   const search = byId("search").value.trim().toLowerCase();
   const order = { running: 0, submitted: 1, created: 2 };
-  const rows = namespaces.flatMap((one) => one.processes.rows)
+  const found = namespaces.flatMap((one) => one.processes.rows)
     .filter((row) => (wanted === null || row.status === wanted) && row.name.toLowerCase().includes(search))
-    .sort((one, other) => (order[one.status] ?? 3) - (order[other.status] ?? 3) || (other.ended ?? 0) - (one.ended ?? 0) || (one.started ?? one.submitted ?? 0) - (other.started ?? other.submitted ?? 0))
-    .slice(0, 300);
+    .sort((one, other) => (order[one.status] ?? 3) - (order[other.status] ?? 3) || (other.ended ?? 0) - (one.ended ?? 0) || (one.started ?? one.submitted ?? 0) - (other.started ?? other.submitted ?? 0));
+  const rows = found.slice(0, 300);
   sync(byId("process-rows"), rows, (row) => row.uuid, buildProcess, updateProcess);
-  const hidden = sum(namespaces.map((one) => one.processes.left_out));
+  const hidden = sum(namespaces.map((one) => one.processes.left_out)) + found.length - rows.length;
   const over = OVER.reduce((total, status) => total + counts[status], 0);
   const note = byId("process-note");
-  const text = all === 0 ? "There are no processes." : rows.length === 0 ? "None is like that." : hidden ? `${many(hidden, "older process", "older processes")} not shown.` : "";
+  const text = all === 0 ? "There are no processes."
+    : [rows.length === 0 && "None is like that.", hidden && `${many(hidden, "older process", "older processes")} not shown.`].filter(Boolean).join(" ");
   const signature = `${text}|${over}|${isReadOnly()}`;
   if (note.dataset.signature !== signature) {
     note.dataset.signature = signature;
@@ -208,7 +209,7 @@ export function showNamespaces(namespaces) {
         ["objects", kinds || "none"],
         ["commits", count(one.commits)],
         ["last commit", one.committed === null ? "unknown" : new Ago(one.committed, " ago")],
-        ["waiting", one.waiting ? waitersText(one.waiters) : "nobody"],
+        ["waiting", one.waiting ? waitersText(one) : "nobody"],
         ["reading", one.reading ? many(one.reading, "snapshot") : "nobody"],
         ["oldest", oldest ? new Ago(oldest.since, `, process ${oldest.pid}`, now() - oldest.since > 600 && oldest.since < one.committed ? "warn" : "") : null],
       ]);
@@ -217,11 +218,12 @@ export function showNamespaces(namespaces) {
 }
 
 /** Say who waits for what. */
-function waitersText(waiters) {
+function waitersText({ waiters, waiting }) {
   const by = new Map();
   for (const waiter of waiters) {
     const key = `${waiter.path} (${waiter.events.join(", ")})`;
     by.set(key, [...(by.get(key) ?? []), waiter.pid]);
   }
-  return [...by].map(([what, pids]) => `${what}: ${pids.length > 4 ? `${pids.length} times` : pids.map((pid) => pid ?? "dead").join(", ")}`).join("; ");
+  const texts = [...by].map(([what, pids]) => `${what}: ${pids.length > 4 ? `${pids.length} times` : pids.map((pid) => pid ?? "dead").join(", ")}`);
+  return [...texts, ...(waiting > waiters.length ? [`${count(waiting - waiters.length)} more`] : [])].join("; ");
 }
