@@ -109,7 +109,8 @@ class TransactionScope:
         writing = self.writing
         if writing is not None and self._role == _OUTERMOST and not writing.inherited:
             ownership.leave(writing)
-            if writing.committing is None or writing.committing.revoke():  # else the lane is about to commit, and ends it
+            committing = writing.committing  # looked at once: the lane forgets it when it has ended it
+            if committing is None or committing.revoke():  # else the lane is about to commit
                 self.namespace.finish(writing)
                 writing.committing = None  # which refers to the transaction
 
