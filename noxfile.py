@@ -75,7 +75,8 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     selection = ["-n", "2", "--dist", "worksteal", "-m", "not browser and not untraceable"]
     session.run("coverage", "run", "-m", "pytest", *selection, *session.posargs)
-    session.run("coverage", "combine", "--quiet")
+    # Fails where nothing is left to combine: newer releases do it at the end of the run, and what a killed process has begun cannot be read.
+    session.run("coverage", "combine", "--quiet", success_codes=[0, 1])
     session.run("coverage", "report")
     session.run("coverage", "report", "--include", "parkit_async/_core/*", "--fail-under", "98")
 

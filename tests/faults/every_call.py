@@ -35,8 +35,8 @@ MANY = 1500
 """Entries of a dict that clearing does not delete at once."""
 
 WORDS = {
-    errno.ENOSPC: ("disk is full", "Input/output error"),  # which is what LMDB says of half a write,
-    errno.EDQUOT: ("quota", "Input/output error", "disk is full"),  # and of half a file
+    errno.ENOSPC: ("disk is full",),
+    errno.EDQUOT: ("quota", "disk is full"),  # of half a file
     errno.EIO: ("disk",),
     errno.EROFS: ("read-only",),
     errno.EMFILE: ("too many files open",),
@@ -388,7 +388,8 @@ class Sweep:
         assert error.__cause__ is not None, f"without its cause: {about}"
         places = (os.environ["PARKIT_STORAGE_PATH"], "namespace '")
         assert any(place in str(error) for place in places), f"does not say where: {about}"
-        assert any(word in str(error) for word in WORDS[self.error]), f"does not say why: {about}"
+        words = (*WORDS[self.error], "Input/output error") if self.partly else WORDS[self.error]  # LMDB's word for half a write, whatever came of it
+        assert any(word in str(error) for word in words), f"does not say why: {about}"
 
     def look(self, about: str) -> None:
         """See that nothing is held."""
