@@ -555,3 +555,18 @@ async def test_what_was_cleared_is_reclaimed_while_others_write() -> None:
     async with asyncio.timeout(PATIENCE):
         await write()
     assert await d.len() == 1
+
+
+@pytest.mark.anyio
+async def test_tasks_that_write_again_and_again_share_each_commit(full: None) -> None:
+    prices: pa.Dict[str, int] = pa.Dict("ns/prices")
+    await prices.set("first", 0)
+    statistics = open_namespace("ns").statistics
+    before = statistics.commits
+
+    async def setting(name: str) -> None:
+        for number in range(10):
+            await prices.set(name, number)
+
+    await asyncio.gather(*(setting(str(number)) for number in range(100)))
+    assert 10 <= statistics.commits - before <= 12, "all 100 are answered together, so that they write together the next time"
